@@ -1,0 +1,78 @@
+"""The engine's settings, checked once when they are made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    """Everything that decides how an engine runs; the same for `LLM` and the server.
+
+    Raises ValueError naming the setting and its value if one is out of range.
+
+    Attributes:
+        model: A folder in Hugging Face format, a hub id (`owner/name`), or "embedded".
+        revision: Branch, tag or commit of a hub model.
+        served_model_name: The name that clients use; the `model` string by default.
+        device: "auto" takes a GPU if there is one.
+        dtype: "auto" takes the checkpoint's, except float16 on CPUs, which becomes float32.
+        load_format: "dummy" fills the model with seeded random weights (for measuring).
+        max_model_len: Context length; by default the model's own.
+        block_size: Tokens per KV-cache block.
+        num_blocks: Blocks in the pool; by default sized from the memory that is available.
+        memory_fraction: The share of the free memory (of the GPU's whole memory) that weights,
+            activations and the pool may take.
+        max_num_seqs: Requests running at once.
+        max_num_batched_tokens: Tokens per step; long prompts are computed in chunks of it.
+        max_num_waiting: Requests waiting at most; more are refused with 429.
+        enable_prefix_caching: Reuse the blocks of equal prompt prefixes.
+        num_threads: CPU threads for the model; by default all cores that this process may use.
+        seed: Seeds the seeds of requests that bring none.
+    """
+
+    model: str
+    revision: str | None = None
+    served_model_name: str | None = None
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    load_format: Literal["auto", "dummy"] = "auto"
+    max_model_len: int | None = None
+    block_size: int = 16
+    num_blocks: int | None = None
+    memory_fraction: float | None = None
+    max_num_seqs: int = 256
+    max_num_batched_tokens: int | None = None
+    max_num_waiting: int = 1024
+    enable_prefix_caching: bool = True
+    num_threads: int | None = None
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in (
+            "max_model_len",
+            "block_size",
+            "num_blocks",
+            "max_num_seqs",
+            "max_num_batched_tokens",
+            "max_num_waiting",
+            "num_threads",
+        ):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise ValueError(f"{name} must be a positive integer, got {value!r}")
+        if self.memory_fraction is not None and not 0.0 < self.memory_fraction <= 1.0:
+            raise ValueError(f"memory_fraction must be in (0, 1], got {self.memory_fraction!r}")
+        for name, choices in (
+            ("device", ("auto", "cpu", "cuda")),
+            ("dtype", ("auto", "float32", "bfloat16", "float16")),
+            ("load_format", ("auto", "dummy")),
+        ):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
+
+    @property
+    def model_name(self) -> str:
+        """The name that clients use."""
+        return self.served_model_name or self.model

@@ -1,0 +1,366 @@
+"""Continuous batching: who runs how many tokens in the next step, and what follows from its results.
+
+There are no prefill and decode modes. A request has known tokens and computed tokens, and each
+step lets it catch up by as many as the budget and the pool allow. Chunked prefill, prefix-cache
+hits and recomputation after preemption are all the same thing: catching up.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from ..errors import Overloaded
+from .block_manager import BlockManager
+from .outputs import FinishReason
+from .request import FinishedRequest, Request, RequestStatus
+from .waiting_queue import WaitingQueue
+
+
+class ScheduledChunk(NamedTuple):
+    """Tokens `start..end` of one request, to be computed in this step.
+
+    Attributes:
+        samples: Whether the chunk reaches the request's last known token, so that the next token
+            is sampled from it.
+    """
+
+    request: Request
+    start: int
+    end: int
+    samples: bool
+
+
+@dataclass(slots=True)
+class SchedulerOutput:
+    """The work of one step.
+
+    Attributes:
+        chunks: One per running request that takes part.
+        num_tokens: Tokens of all chunks.
+        released: Requests that hold no blocks any more since the last step (finished, aborted or
+            preempted); the runner drops what it keeps for them.
+    """
+
+    chunks: list[ScheduledChunk]
+    num_tokens: int
+    released: list[str]
+
+
+RawLogprobs = list[tuple[int, float, int]]
+"""(token id, log-probability, rank): the sampled token first, then the most likely ones."""
+
+
+@dataclass(slots=True)
+class ModelRunnerOutput:
+    """What the runner found, in the order of the chunks.
+
+    Attributes:
+        sampled: The sampled token, or None for a chunk that does not sample.
+        logprobs: By chunk index, the log-probabilities of the sampled token, where asked for.
+        prompt_logprobs: By chunk index, one entry per prompt token that the chunk scored.
+        errors: By chunk index, why the request failed; it ends with `finish_reason` error.
+    """
+
+    sampled: list[int | None]
+    logprobs: dict[int, RawLogprobs] = field(default_factory=dict[int, RawLogprobs])
+    prompt_logprobs: dict[int, list[RawLogprobs]] = field(default_factory=dict[int, list[RawLogprobs]])
+    errors: dict[int, str] = field(default_factory=dict[int, str])
+
+
+@dataclass(slots=True)
+class TokenDelta:
+    """What one step added to one request.
+
+    Attributes:
+        token_ids: New tokens; empty for a chunk of a prompt.
+        logprobs: One entry per new token, or empty if not asked for.
+        prompt_logprobs: Entries for the prompt tokens scored in this step.
+        stop_token: The stop token that ended the request, if one did.
+        error: Set with finish_reason "error": a code from `quire.errors`.
+        figures: Set with finish_reason.
+    """
+
+    request_id: str
+    token_ids: list[int]
+    num_cached_tokens: int
+    logprobs: list[RawLogprobs] = field(default_factory=list[RawLogprobs])
+    prompt_logprobs: list[RawLogprobs] = field(default_factory=list[RawLogprobs])
+    finish_reason: FinishReason | None = None
+    stop_token: int | None = None
+    error: str | None = None
+    figures: FinishedRequest | None = None
+
+
+RESERVE_ALL_AFTER = 4
+"""Preemptions after which a request runs again only when its blocks are sure to last."""
+
+
+class Scheduler:
+    """Decides what runs; never sees a tensor.
+
+    Running requests are kept in order of rank (priority, then arrival), so the victim of a
+    preemption is always the last one: the oldest request of the best priority always gets on,
+    and nobody starves. A preempted request returns to its old place in the waiting queue. To keep
+    it from being preempted over and over, it is admitted again only when free blocks leave room
+    for growth: 2^k blocks for each running request after its k-th preemption, and from
+    `RESERVE_ALL_AFTER` on for everything that the running requests may still generate.
+
+    Args:
+        block_manager: Owns the cache blocks.
+        max_num_seqs: Requests running at once.
+        max_num_batched_tokens: Tokens per step.
+        max_num_waiting: Requests waiting at most.
+        clock: Seconds, monotonic; injected so that tests can simulate time.
+    """
+
+    def __init__(
+        self,
+        block_manager: BlockManager,
+        *,
+        max_num_seqs: int,
+        max_num_batched_tokens: int,
+        max_num_waiting: int,
+        clock: Callable[[], float],
+    ) -> None:
+        self.block_manager = block_manager
+        self.max_num_seqs = max_num_seqs
+        self.max_num_batched_tokens = max_num_batched_tokens
+        self.max_num_waiting = max_num_waiting
+        self.clock = clock
+        self.requests: dict[str, Request] = {}
+        self.waiting = WaitingQueue()
+        self.running: list[Request] = []
+        self.num_preemptions = 0
+        self._released: list[str] = []
+
+    @property
+    def has_unfinished(self) -> bool:
+        """Whether any request waits or runs."""
+        return bool(self.requests)
+
+    def add(self, request: Request) -> None:
+        """Queues a request. Raises `Overloaded` if the queue is full.
+
+        Whether its tokens fit the context and the pool has been checked before.
+        """
+        if len(self.waiting) >= self.max_num_waiting:
+            raise Overloaded(f"{len(self.waiting)} requests are waiting already; try again later")
+        self.requests[request.request_id] = request
+        leader = request.leader
+        if leader is not None and (leader.is_finished or leader.first_token_time is not None):
+            request.leader = None
+        self.waiting.push(request)
+
+    def abort(self, request_id: str) -> Request | None:
+        """Ends a request and frees its blocks; returns it, or None if it is not known (any more)."""
+        request = self.requests.get(request_id)
+        if request is not None:
+            self._finish(request)
+        return request
+
+    def schedule(self) -> SchedulerOutput:
+        """Chooses the next step's work: decoding requests first, then prompts, then new requests."""
+        budget = self.max_num_batched_tokens
+        chunks: dict[str, ScheduledChunk] = {}
+        num_preemptions = self.num_preemptions
+        behind: list[Request] = []
+        for request in self._running_in_order():
+            num_new = len(request.token_ids) - request.num_computed_tokens
+            if num_new > 1:
+                behind.append(request)
+            elif budget and self._make_room(request, request.num_computed_tokens + 1, chunks):
+                start = request.num_computed_tokens
+                chunks[request.request_id] = ScheduledChunk(request, start, start + 1, True)
+                budget -= 1
+        for request in behind:
+            # A preemption since may have taken this one, or freed the budget of a scheduled one.
+            budget = self.max_num_batched_tokens - _num_tokens(chunks)
+            if budget and request.status is RequestStatus.RUNNING:
+                end = min(request.num_tokens, request.num_computed_tokens + budget)
+                if self._make_room(request, end, chunks):
+                    chunks[request.request_id] = _chunk(request, end)
+        if self.num_preemptions == num_preemptions:
+            self._admit_waiting(chunks)
+        released, self._released = self._released, []
+        return SchedulerOutput(list(chunks.values()), _num_tokens(chunks), released)
+
+    def update(self, scheduled: SchedulerOutput, output: ModelRunnerOutput) -> list[TokenDelta]:
+        """Takes a step's results in: tokens are appended, full blocks published, stops applied."""
+        now = self.clock()
+        deltas: list[TokenDelta] = []
+        publish = self.block_manager.publish
+        block_size = self.block_manager.block_size
+        for i, (request, start, end, _samples) in enumerate(scheduled.chunks):
+            if request.status is not RequestStatus.RUNNING:
+                continue  # aborted while the step ran
+            error = output.errors.get(i)
+            if error is not None:
+                # Nothing of a failed step is published: the cache never holds what it computed.
+                deltas.append(self._end(request, TokenDelta(request.request_id, [], 0, error=error), "error"))
+                continue
+            request.num_computed_tokens = end
+            if end // block_size != start // block_size:
+                publish(request, start)
+            token = output.sampled[i]
+            if token is None:
+                if i in output.prompt_logprobs:
+                    deltas.append(
+                        TokenDelta(request.request_id, [], 0, prompt_logprobs=output.prompt_logprobs[i])
+                    )
+                continue
+            if request.first_token_time is None:
+                request.first_token_time = now
+                self.waiting.release_followers(request)
+            deltas.append(self._append(request, token, i, output))
+        return deltas
+
+    def _append(self, request: Request, token: int, index: int, output: ModelRunnerOutput) -> TokenDelta:
+        """Appends a sampled token and ends the request if it was the last one."""
+        delta = TokenDelta(request.request_id, [token], request.num_cached_tokens)
+        if output.logprobs and index in output.logprobs:
+            delta.logprobs = [output.logprobs[index]]
+        if output.prompt_logprobs and index in output.prompt_logprobs:
+            delta.prompt_logprobs = output.prompt_logprobs[index]
+        if request.num_prompt_tokens >= request.max_num_tokens:
+            # Only the prompt was to be scored.
+            delta.token_ids, delta.logprobs = [], []
+            return self._end(request, delta, "length")
+        request.token_ids.append(token)
+        if token in request.stop_token_ids and request.num_output_tokens > request.params.min_tokens:
+            delta.stop_token = token
+            return self._end(request, delta, "stop")
+        if len(request.token_ids) >= request.max_num_tokens:
+            return self._end(request, delta, "length")
+        return delta
+
+    def _end(self, request: Request, delta: TokenDelta, reason: FinishReason) -> TokenDelta:
+        self._finish(request)
+        delta.finish_reason = reason
+        delta.figures = FinishedRequest.of(request, reason)
+        return delta
+
+    def _finish(self, request: Request) -> None:
+        """Ends a request: out of every queue, no blocks, its followers may go."""
+        if request.status is RequestStatus.RUNNING:
+            self._stop_running(request)
+        else:
+            self.waiting.remove(request)
+        request.status = RequestStatus.FINISHED
+        request.finished_time = self.clock()
+        del self.requests[request.request_id]
+        self.waiting.release_followers(request)
+
+    def _stop_running(self, request: Request) -> None:
+        position = bisect.bisect_left(self.running, request.rank, key=_rank)
+        assert self.running[position] is request
+        del self.running[position]
+        self.block_manager.free(request)
+        self._released.append(request.request_id)
+
+    def _running_in_order(self) -> Iterator[Request]:
+        """Running requests by rank; preemption may shorten the list's tail while it is walked."""
+        running = self.running
+        i = 0
+        while i < len(running):
+            yield running[i]
+            i += 1
+
+    def _make_room(self, request: Request, num_tokens: int, chunks: dict[str, ScheduledChunk]) -> bool:
+        """Grows a running request's table, preempting from the tail; False if it fell victim itself."""
+        while not self.block_manager.grow(request, num_tokens):
+            victim = self.running[-1]
+            self._preempt(victim)
+            chunks.pop(victim.request_id, None)
+            if victim is request:
+                return False
+        return True
+
+    def _preempt(self, request: Request) -> None:
+        """Takes a running request's blocks; it will recompute its tokens when it runs again."""
+        self._stop_running(request)
+        request.status = RequestStatus.WAITING
+        request.num_computed_tokens = 0
+        request.num_preemptions += 1
+        self.num_preemptions += 1
+        self.waiting.push(request)
+
+    def _admit_waiting(self, chunks: dict[str, ScheduledChunk]) -> None:
+        """Starts waiting requests, in order, while budget, seats and blocks last."""
+        budget = self.max_num_batched_tokens - _num_tokens(chunks)
+        manager = self.block_manager
+        if not budget or not self.waiting:
+            return
+        reserved = self._reserved(1)
+        while budget and len(self.running) < self.max_num_seqs:
+            request = self.waiting.peek()
+            if request is None:
+                return
+            cached = manager.find_cached_prefix(request)
+            num_cached = len(cached) * manager.block_size
+            end = min(request.num_tokens, num_cached + budget)
+            # A prompt is only begun if all of it fits, or half-computed prompts could lock the pool.
+            needed = manager.num_blocks_to_admit(cached, request.num_tokens)
+            if self.running:
+                needed += self._headroom(request, reserved)
+            if needed > manager.pool.num_free_blocks:
+                return
+            self.waiting.pop()
+            manager.admit(request, cached, end)
+            self._start(request, num_cached)
+            chunks[request.request_id] = _chunk(request, end)
+            budget -= end - num_cached
+            reserved += self._growth(request, 1)
+
+    def _start(self, request: Request, num_cached: int) -> None:
+        if request.scheduled_time is None:
+            request.scheduled_time = self.clock()
+            request.num_cached_tokens = min(num_cached, request.num_prompt_tokens)
+        request.status = RequestStatus.RUNNING
+        bisect.insort(self.running, request, key=_rank)
+
+    def _headroom(self, request: Request, reserved: int) -> int:
+        """Blocks that must stay free for growth when a request is admitted beside running ones.
+
+        `reserved` is what holds for a request that was never preempted: one block each.
+        """
+        times = request.num_preemptions
+        if times == 0:
+            return reserved + self._growth(request, 1)
+        limit = None if times >= RESERVE_ALL_AFTER else 1 << times
+        return self._reserved(limit) + self._growth(request, limit)
+
+    def _reserved(self, limit: int | None) -> int:
+        """Blocks that the running requests may still take, each counted up to a limit."""
+        return sum(self._growth(request, limit) for request in self.running)
+
+    def _growth(self, request: Request, limit: int | None) -> int:
+        """Blocks that a request lacks for its known tokens, and up to `limit` for those to come."""
+        manager = self.block_manager
+        known = manager.blocks_for(request.num_tokens)
+        growth = manager.blocks_for(request.max_num_tokens) - known
+        missing = known - len(request.block_ids) if request.block_ids else 0
+        return missing + (growth if limit is None else min(growth, limit))
+
+    def check_integrity(self) -> None:
+        """Raises AssertionError if queues, tables and the pool disagree."""
+        self.block_manager.check_integrity()
+        assert sorted(self.running, key=_rank) == self.running, "running requests are out of order"
+        assert len(self.running) + len(self.waiting) == len(self.requests), "a request is lost"
+        for request in self.requests.values():
+            assert (request.status is RequestStatus.RUNNING) == bool(request.block_ids), request
+            assert request.num_computed_tokens < request.num_tokens, request
+
+
+def _rank(request: Request) -> tuple[int, int]:
+    return (request.priority, request.arrival)
+
+
+def _chunk(request: Request, end: int) -> ScheduledChunk:
+    return ScheduledChunk(request, request.num_computed_tokens, end, end == request.num_tokens)
+
+
+def _num_tokens(chunks: dict[str, ScheduledChunk]) -> int:
+    return sum(chunk.end - chunk.start for chunk in chunks.values())

@@ -1,0 +1,57 @@
+"""Requests that wait for blocks, in the order in which they should run."""
+
+from __future__ import annotations
+
+import heapq
+
+from .request import Request
+
+
+class WaitingQueue:
+    """A priority queue: lower priority numbers first, then earlier arrivals.
+
+    A choice whose leader's prompt is not computed yet is kept aside, so that it does not block the
+    head of the queue; `release_followers` lets it in.
+    """
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[int, int, Request]] = []
+        self._members: set[str] = set()
+        self._followers: dict[str, list[Request]] = {}
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def push(self, request: Request) -> None:
+        """Adds a request; one that follows a leader waits aside until the leader is computed."""
+        self._members.add(request.request_id)
+        if request.leader is not None:
+            self._followers.setdefault(request.leader.request_id, []).append(request)
+        else:
+            heapq.heappush(self._heap, (request.priority, request.arrival, request))
+
+    def release_followers(self, leader: Request) -> None:
+        """Lets the requests that follow `leader` take their places in the queue."""
+        for request in self._followers.pop(leader.request_id, ()):
+            request.leader = None
+            if request.request_id in self._members:
+                heapq.heappush(self._heap, (request.priority, request.arrival, request))
+
+    def peek(self) -> Request | None:
+        """The request that should run next, or None."""
+        # Removed requests stay in the heap until they come to its top.
+        while self._heap and self._heap[0][2].request_id not in self._members:
+            heapq.heappop(self._heap)
+        return self._heap[0][2] if self._heap else None
+
+    def pop(self) -> Request:
+        """Removes and returns the request that `peek` returns; the queue must not be empty."""
+        request = self.peek()
+        assert request is not None
+        heapq.heappop(self._heap)
+        self._members.remove(request.request_id)
+        return request
+
+    def remove(self, request: Request) -> None:
+        """Takes a request out, wherever it waits; harmless if it does not."""
+        self._members.discard(request.request_id)

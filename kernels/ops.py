@@ -1,0 +1,184 @@
+"""Every op that models call, and the one table that says who implements it where.
+
+An op is called as a function, `ops.rms_norm(x, weight, eps)`. Its signature and meaning are those
+of the function of the same name in `reference`. Each call goes to the first cell of the op's row
+whose column is the device of the first argument and whose predicate accepts the arguments, else
+to the reference.
+
+The environment variable `QUIRE_KERNELS` forces a column, for all ops or one at a time:
+`QUIRE_KERNELS=reference` or `QUIRE_KERNELS=linear=cpp,rms_norm=reference`. A forced column that
+cannot run raises; an automatic fall-back to the reference is logged once with its reason.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import Any, Generic, ParamSpec, TypeVar
+
+import torch
+
+from . import reference
+
+logger = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+Predicate = Callable[..., "str | None"]
+"""Takes the op's arguments; returns None to accept them, or the reason why not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One implementation of one op.
+
+    Attributes:
+        device: torch device type that it runs on.
+        column: Its name in the table and in `QUIRE_KERNELS`: cpp, triton, xformers.
+        module: The module under `quire.kernels` that holds a function with the op's name. It may
+            define `unavailable() -> str | None`, the reason why nothing in it can run here.
+        accepts: An additional condition on the arguments, or None.
+    """
+
+    device: str
+    column: str
+    module: str
+    accepts: Predicate | None = None
+
+
+class KernelUnavailable(RuntimeError):
+    """A kernel column was forced that cannot run here."""
+
+
+class Op(Generic[P, R]):
+    """One op: calls are sent to the implementation chosen for the arguments' device and kind."""
+
+    def __init__(self, function: Callable[P, R]) -> None:
+        self.reference = function
+        self.name = function.__name__
+        self.__doc__ = function.__doc__
+        self._chosen: dict[Hashable, Callable[P, R]] = {}
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        first: Any = args[0]
+        second: Any = args[1] if len(args) > 1 else None
+        key = (first.device.type, first.dtype, first.shape[-1], getattr(second, "format", None))
+        chosen = self._chosen.get(key)
+        if chosen is None:
+            chosen = self._chosen[key] = self._choose(first.device.type, args, kwargs)
+        return chosen(*args, **kwargs)
+
+    def _choose(self, device: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[P, R]:
+        forced = _forced_column(self.name)
+        if forced == "reference":
+            return self.reference
+        reasons: list[str] = []
+        for cell in TABLE[self.name]:
+            if cell.device != device or (forced and cell.column != forced):
+                continue
+            function, reason = load_cell(cell, self.name)
+            if function is not None and cell.accepts is not None:
+                reason = cell.accepts(*args, **kwargs)
+            if function is not None and reason is None:
+                return function
+            reasons.append(f"{cell.column}: {reason}")
+        if forced:
+            detail = "; ".join(reasons) or f"no such column on {device}"
+            raise KernelUnavailable(f"QUIRE_KERNELS forces {self.name}={forced}, but {detail}")
+        if reasons:
+            logger.warning("%s runs on the reference (%s)", self.name, "; ".join(reasons))
+        return self.reference
+
+    def forget(self) -> None:
+        """Drops the choices made so far, after `QUIRE_KERNELS` has changed."""
+        self._chosen.clear()
+
+
+def _forced_column(op: str) -> str | None:
+    """The column that `QUIRE_KERNELS` forces for an op, or None."""
+    forced: str | None = None
+    for item in filter(None, os.environ.get("QUIRE_KERNELS", "").split(",")):
+        name, equals, column = item.strip().partition("=")
+        if not equals:
+            forced = name
+        elif name not in TABLE:
+            raise KernelUnavailable(f"QUIRE_KERNELS names {name!r}; the ops are {', '.join(TABLE)}")
+        elif name == op:
+            return column
+    return forced
+
+
+def load_cell(cell: Cell, op: str) -> tuple[Callable[..., Any] | None, str | None]:
+    """Imports a cell's function; returns it, or None and the reason why it cannot run here."""
+    try:
+        module = importlib.import_module(f".{cell.module}", __package__)
+    except ImportError as error:
+        return None, str(error)
+    reason = module.unavailable() if hasattr(module, "unavailable") else None
+    return (None, reason) if reason else (getattr(module, op), None)
+
+
+def resolved_table(device: str) -> dict[str, str]:
+    """For `quire doctor`: for each op, the columns in the order they are tried on a device."""
+    rows: dict[str, str] = {}
+    for name, cells in TABLE.items():
+        forced = _forced_column(name)
+        usable = [c.column for c in cells if c.device == device and load_cell(c, name)[0] is not None]
+        rows[name] = f"{forced} (forced)" if forced else " · ".join([*usable, "reference"])
+    return rows
+
+
+def reset() -> None:
+    """Makes every op choose again; tests call it after changing `QUIRE_KERNELS`."""
+    for op in OPS:
+        op.forget()
+
+
+rms_norm = Op(reference.rms_norm)
+add_rms_norm = Op(reference.add_rms_norm)
+rope_and_cache_write = Op(reference.rope_and_cache_write)
+paged_attention = Op(reference.paged_attention)
+linear = Op(reference.linear)
+silu_and_mul = Op(reference.silu_and_mul)
+gelu_and_mul = Op(reference.gelu_and_mul)
+moe = Op(reference.moe)
+
+OPS: tuple[Op[..., Any], ...] = (
+    rms_norm,
+    add_rms_norm,
+    rope_and_cache_write,
+    paged_attention,
+    linear,
+    silu_and_mul,
+    gelu_and_mul,
+    moe,
+)
+
+
+def _float_dtype(x: torch.Tensor, *_args: Any, **_kwargs: Any) -> str | None:
+    return None if x.dtype in (torch.float32, torch.bfloat16) else f"no {x.dtype} kernel"
+
+
+def _dense_weight(x: torch.Tensor, weight: Any, *_args: Any, **_kwargs: Any) -> str | None:
+    if weight.format not in ("float32", "bfloat16"):
+        return f"no {weight.format} kernel"
+    return _float_dtype(x)
+
+
+CPP = Cell("cpu", "cpp", "cpu", _float_dtype)
+
+# op: the implementations in the order they are tried; the reference follows every row.
+TABLE: dict[str, tuple[Cell, ...]] = {
+    "rms_norm": (CPP,),
+    "add_rms_norm": (CPP,),
+    "rope_and_cache_write": (CPP,),
+    "paged_attention": (CPP,),
+    "linear": (Cell("cpu", "cpp", "cpu", _dense_weight),),
+    "silu_and_mul": (CPP,),
+    "gelu_and_mul": (),
+    "moe": (),
+}

@@ -1,0 +1,80 @@
+"""What kernels take besides plain tensors: a packed linear weight, and where each token sits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+WeightFormat = Literal["float32", "bfloat16", "float16", "int8", "int4"]
+
+FLOAT_FORMATS: dict[torch.dtype, WeightFormat] = {
+    torch.float32: "float32",
+    torch.bfloat16: "bfloat16",
+    torch.float16: "float16",
+}
+
+
+@dataclass(slots=True)
+class LinearWeight:
+    """The weight of one linear layer, `y = x @ W.T`, in one canonical form per format.
+
+    Checkpoint layouts (AWQ, GPTQ, …) are converted to this form while loading, so kernels know
+    nothing of checkpoints.
+
+    Attributes:
+        format: How `data` stores the weight.
+        out_features: N, rows of W.
+        in_features: K, columns of W.
+        data: Float formats: `[N, K]`. int8: int8 `[N, K]`. int4: uint8 `[N, K / 2]`, where the low
+            nibble of byte j is column 2j and the high nibble is column 2j + 1, values 0..15.
+        scales: `[N, K / group_size]` for int8 and int4, else None.
+        zeros: The zero point of each group in the same shape, or None for the symmetric forms
+            (zero point 0 for int8, 8 for int4). `W = (q - zero) * scale`.
+        group_size: Columns that share a scale; K for one scale per row; 0 for float formats.
+        packed: An implementation's own repacking of `data`, made once by that implementation.
+    """
+
+    format: WeightFormat
+    out_features: int
+    in_features: int
+    data: torch.Tensor
+    scales: torch.Tensor | None = None
+    zeros: torch.Tensor | None = None
+    group_size: int = 0
+    packed: Any = None
+
+    @classmethod
+    def from_dense(cls, weight: torch.Tensor) -> LinearWeight:
+        """Wraps a float matrix `[N, K]` without copying it."""
+        return cls(FLOAT_FORMATS[weight.dtype], weight.shape[0], weight.shape[1], weight)
+
+
+@dataclass(slots=True)
+class AttentionMetadata:
+    """Where each token of a step belongs: which sequence, which position, which cache slot.
+
+    A step holds T tokens of S sequences, packed without padding: sequence s owns rows
+    `query_start[s]:query_start[s + 1]`, the last of its `seq_lens[s]` known tokens. A decoding
+    sequence owns one row, a prefilling one owns a chunk; kernels see no other difference.
+
+    Attributes:
+        positions: int64 `[T]`, each token's position in its sequence.
+        slot_mapping: int64 `[T]`, each token's cache slot: `block * block_size + offset`.
+        query_start: int32 `[S + 1]`.
+        seq_lens: int32 `[S]`, tokens in the cache after this step, this step's included.
+        block_tables: int32 `[S, max_blocks]`; entries past a sequence's last block are undefined.
+        block_size: Tokens per cache block.
+        max_query_len: Longest chunk of the step.
+        max_seq_len: Longest `seq_lens` of the step.
+    """
+
+    positions: torch.Tensor
+    slot_mapping: torch.Tensor
+    query_start: torch.Tensor
+    seq_lens: torch.Tensor
+    block_tables: torch.Tensor
+    block_size: int
+    max_query_len: int
+    max_seq_len: int

@@ -1,0 +1,1 @@
+"""Models: checkpoints, tokenizers and one composition file per architecture."""

@@ -1,0 +1,182 @@
+"""Train the embedded model from scratch: ``python -m quire.models.embedded.train``.
+
+Generates the corpus, trains the tokenizer and the model on it, and writes ``weights/``. Seeds are fixed.
+"""
+
+import argparse
+import json
+import math
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from . import PATH
+from .corpus import Document, documents
+from .model import CONFIG, Llama
+from .tokenizer import ASSISTANT, BOS, END, save_tokenizer, train_tokenizer
+
+SEED = 1234
+HELD_OUT_SEED = 4321
+SHORT, LONG = 256, 1024
+TOKENS_PER_STEP = 8192
+# What users write is learnt a little too: it costs nothing, and helps to read it.
+USER_WEIGHT = 0.1
+
+
+def encode(tokenizer: Tokenizer, batch: list[Document]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield token ids and loss weights of each document."""
+    for encoding in tokenizer.encode_batch([document.render() for document in batch], add_special_tokens=False):
+        ids = np.array(encoding.ids, dtype=np.int64)
+        starts = ids == ASSISTANT
+        if not starts.any():
+            yield ids, np.ones(len(ids), dtype=np.float32)
+            continue
+        # Inside an answer, one more <|assistant|> than answers ended has been seen before this token.
+        weights = np.full(len(ids), USER_WEIGHT, dtype=np.float32)
+        begin = 0
+        for begin in np.flatnonzero(starts):
+            end = begin + 1 + int(np.argmax(ids[begin + 1 :] == END))
+            weights[begin + 1 : end + 1] = 1.0
+        yield ids, weights
+
+
+class Packer:
+    """Packs documents into rows: each row starts with a document, and its last one may be cut off."""
+
+    def __init__(self, tokenizer: Tokenizer, seed: int) -> None:
+        self.tokenizer = tokenizer
+        self.source = documents(seed)
+        self.short: list[tuple[np.ndarray, np.ndarray]] = []
+        self.long: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def _next(self, length: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return a document; those longer than a short row wait for a long one."""
+        if length > SHORT and self.long:
+            return self.long.pop()
+        while not self.short:
+            for ids, weights in encode(self.tokenizer, [next(self.source) for _ in range(512)]):
+                (self.short if len(ids) <= SHORT else self.long).append((ids, weights))
+        return self.short.pop()
+
+    def batch(self, length: int) -> tuple[Tensor, Tensor]:
+        """Return ids [rows, length + 1] and loss weights of the same shape."""
+        rows = TOKENS_PER_STEP // length
+        ids = np.zeros((rows, length + 1), dtype=np.int64)
+        weights = np.zeros((rows, length + 1), dtype=np.float32)
+        for row in range(rows):
+            filled = 0
+            while filled <= length:
+                doc_ids, doc_weights = self._next(length)
+                part = min(len(doc_ids), length + 1 - filled)
+                ids[row, filled : filled + part] = doc_ids[:part]
+                weights[row, filled : filled + part] = doc_weights[:part]
+                filled += part
+        return torch.from_numpy(ids), torch.from_numpy(weights)
+
+
+def loss_of(model: Llama, ids: Tensor, weights: Tensor) -> Tensor:
+    """Mean weighted cross entropy of the next token, in nats."""
+    # The start of a document cannot be predicted from the one before it.
+    targets = ids[:, 1:]
+    weights = weights[:, 1:] * (targets != BOS)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = model(ids[:, :-1])
+    losses = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none")
+    return (losses * weights.flatten()).sum() / weights.sum()
+
+
+def schedule(step: int, steps: int) -> float:
+    """Warm up, stay, then decay linearly over the last 40%."""
+    warmup, decay = max(1, min(100, steps // 10)), int(steps * 0.4)
+    return min(1.0, (step + 1) / warmup, max(0.02, (steps - step) / decay))
+
+
+def make_optimizers(model: Llama, kind: str) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of the layers, AdamW for embeddings and norms; or AdamW for all."""
+    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
+    others = [p for n, p in model.named_parameters() if not (p.ndim == 2 and "embed" not in n)]
+    if kind == "adamw":
+        return [torch.optim.AdamW([*matrices, *others], lr=3e-3, betas=(0.9, 0.95), weight_decay=0.05, fused=True)]
+    return [
+        torch.optim.Muon(matrices, lr=0.02, momentum=0.95, weight_decay=0.05),
+        torch.optim.AdamW(others, lr=3e-3, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
+    ]
+
+
+def train(model: Llama, packer: Packer, steps: int, optimizer: str) -> None:
+    """Run the training loop, printing progress."""
+    rng = random.Random(SEED)
+    optimizers = make_optimizers(model, optimizer)
+    base = [[group["lr"] for group in o.param_groups] for o in optimizers]
+    start, running = time.monotonic(), 0.0
+    for step in range(steps):
+        factor = schedule(step, steps)
+        for o, rates in zip(optimizers, base, strict=True):
+            for group, rate in zip(o.param_groups, rates, strict=True):
+                group["lr"] = rate * factor
+        loss = loss_of(model, *packer.batch(LONG if rng.random() < 0.2 else SHORT))
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for o in optimizers:
+            o.step()
+            o.zero_grad()
+        running = loss.item() if step == 0 else 0.95 * running + 0.05 * loss.item()
+        if step % 20 == 0 or step == steps - 1:
+            seconds = time.monotonic() - start
+            rate = (step + 1) * TOKENS_PER_STEP / seconds
+            print(f"step {step}/{steps} loss {running:.4f} {rate:.0f} tok/s {seconds / 60:.1f} min", flush=True)
+
+
+@torch.inference_mode()
+def held_out_loss(model: Llama, tokenizer: Tokenizer) -> float:
+    """Loss on documents that another seed generates."""
+    packer = Packer(tokenizer, HELD_OUT_SEED)
+    losses = [loss_of(model, *packer.batch(SHORT)).item() for _ in range(8)]
+    return sum(losses) / len(losses)
+
+
+def save(model: Llama, tokenizer: Tokenizer, folder: Path) -> None:
+    """Write the model in Hugging Face format, weights as bfloat16."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {name: tensor.detach().to(torch.bfloat16).contiguous() for name, tensor in model.state_dict().items()}
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    generation = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "do_sample": True}
+    generation |= {"temperature": 0.7, "top_p": 0.9}
+    for name, content in (("config.json", CONFIG), ("generation_config.json", generation)):
+        (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    save_tokenizer(tokenizer, folder)
+
+
+def main() -> None:
+    """Parse the arguments and train."""
+    parser = argparse.ArgumentParser(description="Train quire's embedded model.")
+    parser.add_argument("--steps", type=int, default=1200, help=f"optimizer steps of {TOKENS_PER_STEP} tokens")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=PATH)
+    parser.add_argument("--optimizer", choices=("muon", "adamw"), default="muon")
+    parser.add_argument("--compile", action="store_true")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(SEED)
+    source = documents(SEED + 1)
+    tokenizer = train_tokenizer((next(source).render() for _ in range(30_000)), int(str(CONFIG["vocab_size"])))
+    model = Llama()
+    print(f"{sum(p.numel() for p in model.parameters()):,} parameters", flush=True)
+    if args.compile:
+        model.compile(dynamic=False)
+    train(model, Packer(tokenizer, SEED), args.steps, args.optimizer)
+    loss = held_out_loss(model, tokenizer)
+    print(f"held-out loss {loss:.4f} (perplexity {math.exp(loss):.2f})")
+    save(model, tokenizer, args.out)
+
+
+if __name__ == "__main__":
+    main()
