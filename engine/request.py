@@ -30,14 +30,18 @@ class Request:
         block_hashes: Chained hashes of the full blocks, made on demand by the BlockManager.
         arrival: Order of arrival, the tie-breaker between equal priorities.
         max_num_tokens: Prompt and output may not grow past this.
+        is_penalized, adjusts_logits: Whether the parameters ask for penalties; for any change of the
+            logits. Derived once, because the sampler asks at every step.
         seed: Seeds the noise of every token together with its position.
         num_cached_tokens: Prompt tokens found in the prefix cache at first admission.
+        num_scored_tokens: Prompt tokens whose log-probabilities have been given out.
         num_preemptions: How often its blocks were taken away.
         arrival_time, scheduled_time, first_token_time, finished_time: Seconds of the injected
             clock; None until it happens.
     """
 
     __slots__ = (
+        "adjusts_logits",
         "arrival",
         "arrival_time",
         "block_hashes",
@@ -45,12 +49,14 @@ class Request:
         "cache_salt",
         "finished_time",
         "first_token_time",
+        "is_penalized",
         "leader",
         "max_num_tokens",
         "num_cached_tokens",
         "num_computed_tokens",
         "num_preemptions",
         "num_prompt_tokens",
+        "num_scored_tokens",
         "params",
         "priority",
         "request_id",
@@ -94,9 +100,21 @@ class Request:
         if not params.ignore_eos:
             stops.update(eos_token_ids)
         self.stop_token_ids = frozenset(stops)
+        self.is_penalized = (
+            params.repetition_penalty != 1.0
+            or params.frequency_penalty != 0.0
+            or params.presence_penalty != 0.0
+        )
+        self.adjusts_logits = bool(
+            self.is_penalized
+            or params.logit_bias
+            or params.min_tokens
+            or params.allowed_token_ids is not None
+        )
         self.status = RequestStatus.WAITING
         self.num_computed_tokens = 0
         self.num_cached_tokens = 0
+        self.num_scored_tokens = 0
         self.num_preemptions = 0
         self.block_ids: list[int] = []
         self.block_hashes: list[bytes] = []

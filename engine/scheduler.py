@@ -8,7 +8,7 @@ hits and recomputation after preemption are all the same thing: catching up.
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -86,8 +86,8 @@ class TokenDelta:
     request_id: str
     token_ids: list[int]
     num_cached_tokens: int
-    logprobs: list[RawLogprobs] = field(default_factory=list[RawLogprobs])
-    prompt_logprobs: list[RawLogprobs] = field(default_factory=list[RawLogprobs])
+    logprobs: Sequence[RawLogprobs] = ()
+    prompt_logprobs: Sequence[RawLogprobs] = ()
     finish_reason: FinishReason | None = None
     stop_token: int | None = None
     error: str | None = None
@@ -167,12 +167,14 @@ class Scheduler:
         chunks: dict[str, ScheduledChunk] = {}
         num_preemptions = self.num_preemptions
         behind: list[Request] = []
+        block_size = self.block_manager.block_size
         for request in self._running_in_order():
-            num_new = len(request.token_ids) - request.num_computed_tokens
-            if num_new > 1:
+            start = request.num_computed_tokens
+            if len(request.token_ids) - start > 1:
                 behind.append(request)
-            elif budget and self._make_room(request, request.num_computed_tokens + 1, chunks):
-                start = request.num_computed_tokens
+            elif budget and (
+                start < len(request.block_ids) * block_size or self._make_room(request, start + 1, chunks)
+            ):
                 chunks[request.request_id] = ScheduledChunk(request, start, start + 1, True)
                 budget -= 1
         for request in behind:
@@ -204,29 +206,29 @@ class Scheduler:
             request.num_computed_tokens = end
             if end // block_size != start // block_size:
                 publish(request, start)
+            scores = output.prompt_logprobs.get(i, ())
+            request.num_scored_tokens += len(scores)
             token = output.sampled[i]
             if token is None:
-                if i in output.prompt_logprobs:
-                    deltas.append(
-                        TokenDelta(request.request_id, [], 0, prompt_logprobs=output.prompt_logprobs[i])
-                    )
+                if scores:
+                    deltas.append(TokenDelta(request.request_id, [], 0, prompt_logprobs=scores))
                 continue
             if request.first_token_time is None:
                 request.first_token_time = now
                 self.waiting.release_followers(request)
-            deltas.append(self._append(request, token, i, output))
+            delta = TokenDelta(request.request_id, [token], request.num_cached_tokens)
+            if scores:
+                delta.prompt_logprobs = scores
+            if i in output.logprobs:
+                delta.logprobs = (output.logprobs[i],)
+            deltas.append(self._append(request, token, delta))
         return deltas
 
-    def _append(self, request: Request, token: int, index: int, output: ModelRunnerOutput) -> TokenDelta:
+    def _append(self, request: Request, token: int, delta: TokenDelta) -> TokenDelta:
         """Appends a sampled token and ends the request if it was the last one."""
-        delta = TokenDelta(request.request_id, [token], request.num_cached_tokens)
-        if output.logprobs and index in output.logprobs:
-            delta.logprobs = [output.logprobs[index]]
-        if output.prompt_logprobs and index in output.prompt_logprobs:
-            delta.prompt_logprobs = output.prompt_logprobs[index]
         if request.num_prompt_tokens >= request.max_num_tokens:
             # Only the prompt was to be scored.
-            delta.token_ids, delta.logprobs = [], []
+            delta.token_ids, delta.logprobs = [], ()
             return self._end(request, delta, "length")
         request.token_ids.append(token)
         if token in request.stop_token_ids and request.num_output_tokens > request.params.min_tokens:

@@ -1,0 +1,173 @@
+"""Settings objects as command-line options: a command takes an `EngineConfig`, its user types flags."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from ..engine.config import EngineConfig
+from ..engine.sampling_params import SamplingParams
+from ..server.settings import ServerSettings
+
+
+@dataclass(frozen=True)
+class Group:
+    """The options that together make one settings object. Types and defaults are the object's own.
+
+    Attributes:
+        target: The dataclass. A ValueError that it raises is a usage error.
+        panel: The heading of these options in `--help`.
+        help: The fields that can be set, with the line that `--help` has for each.
+        flags: Flags that are not the field's own name.
+        types: Types that are not the field's own.
+        defaults: Defaults that are not the field's own.
+        argument: The field that is given by position, not by a flag.
+    """
+
+    target: Any
+    panel: str
+    help: Mapping[str, str]
+    flags: Mapping[str, str] = field(default_factory=dict[str, str])
+    types: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    defaults: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    argument: str | None = None
+
+    def but(self, **defaults: Any) -> Group:
+        """The same options with other defaults."""
+        return dataclasses.replace(self, defaults={**self.defaults, **defaults})
+
+    def also(self, **more: str) -> Group:
+        """These fields with their help besides."""
+        return dataclasses.replace(self, help={**self.help, **more})
+
+    def parameters(self) -> list[inspect.Parameter]:
+        """The options as keyword-only parameters; one without a default is required."""
+        types = {**get_type_hints(self.target), **self.types}
+        defaults = {f.name: f.default for f in dataclasses.fields(self.target)} | dict(self.defaults)
+        return [
+            inspect.Parameter(
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=inspect.Parameter.empty if defaults[name] is dataclasses.MISSING else defaults[name],
+                annotation=Annotated[types[name], self._declaration(name)],
+            )
+            for name in self.help
+        ]
+
+    def _declaration(self, name: str) -> Any:
+        if name == self.argument:
+            return typer.Argument(help=self.help[name])
+        flags = (self.flags[name],) if name in self.flags else ()
+        return typer.Option(*flags, help=self.help[name], rich_help_panel=self.panel)
+
+    def build(self, values: Mapping[str, Any]) -> Any:
+        """Makes the settings object of the values that were given."""
+        try:
+            return self.target(**{name: values[name] for name in self.help})
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from error
+
+
+def takes(**groups: Group) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Replaces the named parameters of a command by the options of their groups.
+
+    Ctrl-C, unless the command has a meaning for it, ends the command with status 130.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        parameters: list[inspect.Parameter] = []
+        for parameter in inspect.signature(command, eval_str=True).parameters.values():
+            if parameter.name in groups:
+                parameters += groups[parameter.name].parameters()
+            else:
+                parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+
+        @functools.wraps(command)
+        def expanded(**values: Any) -> None:
+            built = {name: group.build(values) for name, group in groups.items()}
+            taken = {name for group in groups.values() for name in group.help}
+            own = {name: value for name, value in values.items() if name not in taken}
+            try:
+                command(**own, **built)
+            except KeyboardInterrupt:
+                raise typer.Exit(130) from None
+
+        expanded.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        vars(expanded)["__signature__"] = inspect.Signature(parameters)
+        return expanded
+
+    return decorate
+
+
+ENGINE = Group(
+    EngineConfig,
+    "Engine",
+    argument="model",
+    help={
+        "model": "A folder in Hugging Face format, a hub id (owner/name), or 'embedded'.",
+        "revision": "Branch, tag or commit of a hub model.",
+        "device": "'auto' takes a GPU if there is one.",
+        "dtype": "'auto' takes the checkpoint's, except float16 on CPUs, which becomes float32.",
+        "load_format": "'dummy' fills the model with seeded random weights, to measure with.",
+        "max_model_len": "Context length; by default the model's own.",
+        "block_size": "Tokens per KV-cache block.",
+        "num_blocks": "Blocks in the KV cache; by default as many as the memory gives.",
+        "memory_fraction": "Share of the free memory (of a GPU's whole memory) to use.",
+        "max_num_seqs": "Requests running at once.",
+        "max_num_batched_tokens": "Tokens per step; longer prompts are computed in chunks.",
+        "enable_prefix_caching": "Reuse the cache blocks of equal prompt prefixes.",
+        "num_threads": "CPU threads for the model; by default all cores that it may use.",
+        "seed": "Seeds the seeds of requests that bring none.",
+    },
+    flags={"enable_prefix_caching": "--prefix-caching/--no-prefix-caching", "num_threads": "--threads"},
+)
+
+SAMPLING = Group(
+    SamplingParams,
+    "Sampling",
+    help={
+        "max_tokens": "Tokens to generate at most; by default as many as the context holds.",
+        "min_tokens": "Tokens before which the output does not end.",
+        "temperature": "0 always takes the most likely token.",
+        "top_k": "Sample among the k most likely tokens; 0 for all.",
+        "top_p": "Sample among the most likely tokens that together are this probable.",
+        "min_p": "Drop tokens less likely than this fraction of the most likely one.",
+        "presence_penalty": "Subtracted once from the logit of each generated token.",
+        "frequency_penalty": "Subtracted as often as the token was generated.",
+        "repetition_penalty": "Divides the logits of tokens in prompt and output.",
+        "stop": "A string that ends the output; may be given several times.",
+        "ignore_eos": "Go on after the end-of-text token.",
+    },
+    flags={"ignore_eos": "--ignore-eos"},
+    types={"stop": list[str]},
+    defaults={"max_tokens": None},
+)
+
+SERVER = Group(
+    ServerSettings,
+    "Server",
+    help={
+        "insecure": "Allow an address that other machines reach without an API key.",
+        "drain_timeout": "Seconds that running requests get to finish on SIGTERM.",
+        "max_body_bytes": "A larger body is refused with 413.",
+        "body_timeout": "Seconds after which an unfinished body is refused with 408.",
+        "max_header_bytes": "Larger headers are refused with 431.",
+        "max_headers": "More headers are refused with 431.",
+        "header_timeout": "Seconds after which unfinished headers are refused with 408.",
+        "keep_alive_timeout": "Seconds after which an idle connection is closed.",
+        "max_json_depth": "Deeper JSON is refused.",
+        "max_json_values": "JSON with more values is refused.",
+        "inline_bytes": "A longer body is parsed and tokenised in a thread of its own.",
+        "max_prompts": "Prompts in one request.",
+        "max_sequences": "Prompts times choices in one request.",
+        "keep_alive_interval": "Seconds after which a silent stream carries a comment line.",
+        "send_timeout": "Seconds after which a client that reads nothing is cut off.",
+    },
+    flags={"insecure": "--insecure", "drain_timeout": "--grace"},
+)

@@ -1,0 +1,33 @@
+"""`quire serve`: the OpenAI-compatible server."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ..engine.config import EngineConfig
+from ..server.settings import ServerSettings
+from .logs import LogLevel
+from .options import ENGINE, SERVER, takes
+
+SERVED = ENGINE.but(model="embedded").also(
+    served_model_name="The name that clients use; MODEL by default.",
+    max_num_waiting="Requests waiting at most; more are refused with 429.",
+)
+
+
+@takes(config=SERVED, settings=SERVER)
+def serve(
+    config: EngineConfig,
+    settings: ServerSettings,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port to listen on; 0 for any free one.")
+    ] = 8000,
+    log_level: LogLevel = "info",
+) -> None:
+    """Serve a model over HTTP, as OpenAI's API does.
+
+    The API key that clients must send comes from QUIRE_API_KEY or from the file QUIRE_API_KEY_FILE.
+    """

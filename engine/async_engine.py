@@ -1,0 +1,323 @@
+"""The engine from an API process: asyncio on this side, the engine in a process of its own.
+
+This side tokenises, detokenises and looks for stop strings; the engine only sees token ids. If the
+engine process ends, every open request gets an error, and a new one is started.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
+
+from ..errors import EngineDied, EngineError, NumericalError, Overloaded, QuireError, Unavailable
+from ..models.chat_template import ChatTemplate
+from ..models.config import ModelConfig
+from ..models.tokenizer import Tokenizer
+from . import protocol
+from .build import ModelChoice, choose
+from .config import EngineConfig
+from .engine import split_choices
+from .input_check import check_request
+from .output_processor import OutputProcessor
+from .outputs import RequestOutput
+from .protocol import Abort, Add, Failed, FromEngine, Ready, Refused, ResetPrefixCache, Start, Step, ToEngine
+from .request import FinishedRequest
+from .sampling_params import SamplingParams
+from .stats import EngineStats
+
+logger = logging.getLogger(__name__)
+
+HEARTBEAT_TIMEOUT = 15.0
+"""Seconds without a sign of life after which the engine counts as hung."""
+
+MAX_RESTART_DELAY = 30.0
+
+StatsListener = Callable[[EngineStats, Sequence[FinishedRequest]], None]
+"""Called after every step with the engine's figures and the requests that ended in it."""
+
+
+class EngineProcess:
+    """One engine process and the socket to it."""
+
+    def __init__(
+        self,
+        process: asyncio.subprocess.Process,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> None:
+        self.process = process
+        self._reader = reader
+        self._writer = writer
+
+    @classmethod
+    async def spawn(cls, config: EngineConfig) -> EngineProcess:
+        """Starts the process and hands it its configuration."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            fd = theirs.fileno()
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "quire.engine.engine_process", str(fd), pass_fds=[fd]
+            )
+        reader, writer = await asyncio.open_unix_connection(sock=ours)
+        engine = cls(process, reader, writer)
+        engine.send(Start(config))
+        return engine
+
+    def send(self, message: ToEngine) -> None:
+        """Queues a message; to a process that is gone it is lost, as is all else there."""
+        if not self._writer.is_closing():
+            self._writer.write(protocol.frame(message))
+
+    async def receive(self) -> FromEngine | None:
+        """The next message, or None when the process is gone."""
+        try:
+            header = await self._reader.readexactly(protocol.HEADER.size)
+            body = await self._reader.readexactly(protocol.HEADER.unpack(header)[0])
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return None
+        return protocol.decode_from_engine(body)
+
+    async def stop(self) -> None:
+        """Closes the socket, at which the process ends; kills it if it does not."""
+        self._writer.close()
+        try:
+            await asyncio.wait_for(self.process.wait(), timeout=2.0)
+        except TimeoutError:
+            with contextlib.suppress(ProcessLookupError):
+                self.process.kill()
+            await self.process.wait()
+
+
+class AsyncEngine:
+    """Serves many callers from one engine process. Make it with `AsyncEngine.start(config)`.
+
+    Attributes:
+        config: All settings.
+        model_config: The model's shape.
+        tokenizer: The model's tokenizer.
+        chat_template: The model's chat template, or None.
+        max_model_len: Tokens of a request, prompt and output.
+        stats: The engine's figures after its last step.
+    """
+
+    def __init__(self, config: EngineConfig, choice: ModelChoice) -> None:
+        self.config = config
+        self.model_config: ModelConfig = choice.config
+        self.max_model_len = choice.max_model_len
+        self.tokenizer = Tokenizer.from_folder(choice.folder)
+        self.chat_template = ChatTemplate.from_folder(choice.folder)
+        self.stats = EngineStats()
+        self._processor = OutputProcessor(self.tokenizer)
+        self._queues: dict[str, asyncio.Queue[RequestOutput | QuireError]] = {}
+        self._listeners: list[StatsListener] = []
+        self._ids = itertools.count()
+        self._engine: EngineProcess | None = None
+        self._ready = False
+        self._last_sign = time.monotonic()
+        self._supervisor: asyncio.Task[None] | None = None
+
+    @classmethod
+    async def start(cls, config: EngineConfig) -> AsyncEngine:
+        """Starts the engine process and waits until the model is loaded.
+
+        Raises:
+            ModelError: If the model cannot be loaded or does not fit.
+            ValueError: If a setting does not fit this machine.
+        """
+        choice = await asyncio.to_thread(choose, config)
+        engine = cls(config, choice)
+        engine._engine = process = await EngineProcess.spawn(config)
+        try:
+            await engine._wait_ready(process)
+        except BaseException:
+            await process.stop()
+            raise
+        engine._supervisor = asyncio.create_task(engine._supervise(process))
+        return engine
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the engine takes requests now."""
+        return self._ready
+
+    @property
+    def is_alive(self) -> bool:
+        """False if the engine hangs: it has given no sign of life, and is not being (re)started."""
+        return not self._ready or time.monotonic() - self._last_sign < HEARTBEAT_TIMEOUT
+
+    def add_stats_listener(self, listener: StatsListener) -> None:
+        """Has `listener` called after every step."""
+        self._listeners.append(listener)
+
+    async def generate(
+        self,
+        prompt_token_ids: list[int],
+        params: SamplingParams,
+        *,
+        request_id: str,
+        priority: int = 0,
+        cache_salt: str | None = None,
+    ) -> AsyncIterator[RequestOutput]:
+        """Generates for one prompt, yielding deltas; leaving the iterator early aborts the request.
+
+        Args:
+            prompt_token_ids: The prompt.
+            params: What the sampler shall do.
+            request_id: The caller's id, for the outputs; need not be unique.
+            priority: Lower numbers run first.
+            cache_salt: Only requests with the same salt share cached prefixes.
+
+        Raises:
+            InvalidRequest: The request cannot be honoured.
+            Overloaded: The queue is full.
+            Unavailable: The engine is being restarted.
+            EngineDied: The engine process ended while the request was in it.
+            EngineError: The engine failed on this request.
+        """
+        check_request(
+            prompt_token_ids,
+            params,
+            vocab_size=self.model_config.vocab_size,
+            max_model_len=self.max_model_len,
+            eos_token_ids=self.model_config.eos_token_ids,
+        )
+        if not self._ready or self._engine is None:
+            raise Unavailable("the engine is starting; try again soon")
+        # Ids inside are our own: whatever a client sends, they are unique.
+        internal_id = str(next(self._ids))
+        outputs: asyncio.Queue[RequestOutput | QuireError] = asyncio.Queue()
+        ids = self._processor.add(internal_id, prompt_token_ids, params)
+        self._queues[internal_id] = outputs
+        self._engine.send(
+            Add(
+                split_choices(
+                    ids,
+                    prompt_token_ids,
+                    params,
+                    priority=priority,
+                    cache_salt=cache_salt,
+                    arrival_time=time.monotonic(),
+                )
+            )
+        )
+        try:
+            finished = False
+            while not finished:
+                output = await outputs.get()
+                if isinstance(output, QuireError):
+                    raise output
+                finished = output.finished
+                output.request_id = request_id
+                yield output
+        finally:
+            del self._queues[internal_id]
+            self._abort_choices(self._processor.remove(internal_id))
+
+    async def reset_prefix_cache(self) -> None:
+        """Makes the engine forget all cached prefixes that are not in use."""
+        if self._engine is not None:
+            self._engine.send(ResetPrefixCache())
+
+    async def shutdown(self) -> None:
+        """Ends the engine process; open requests get an error."""
+        self._ready = False
+        if self._supervisor is not None:
+            self._supervisor.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._supervisor
+        if self._engine is not None:
+            await self._engine.stop()
+        self._fail_all("the server is shutting down")
+
+    def _abort_choices(self, choice_ids: list[str]) -> None:
+        if choice_ids and self._engine is not None:
+            self._engine.send(Abort(choice_ids))
+
+    async def _wait_ready(self, process: EngineProcess) -> None:
+        message = await process.receive()
+        match message:
+            case Ready(_, memory):
+                logger.info("engine process %d is ready. %s", process.process.pid, memory)
+                self._last_sign = time.monotonic()
+                self._ready = True
+            case Failed():
+                raise message.to_error()
+            case _:
+                code = await process.process.wait()
+                raise EngineError(f"the engine process ended with exit code {code} while starting")
+
+    async def _supervise(self, process: EngineProcess) -> None:
+        """Takes in what the engine sends; when the engine ends, starts another."""
+        delay = 0.0
+        while True:
+            if self._ready:
+                await self._receive_all(process)
+                self._ready = False
+                self._fail_all("the engine process ended; it is being restarted")
+                code = await process.process.wait()
+                logger.error("engine process %d ended with exit code %s; restarting", process.process.pid, code)
+                delay = 0.0
+            await process.stop()
+            await asyncio.sleep(delay)
+            delay = min(MAX_RESTART_DELAY, max(1.0, 2 * delay))
+            self._engine = process = await EngineProcess.spawn(self.config)
+            try:
+                await self._wait_ready(process)
+            except (QuireError, ValueError) as error:
+                logger.error("the engine did not start: %s; next attempt in %.0f s", error, delay)
+
+    async def _receive_all(self, process: EngineProcess) -> None:
+        """Handles messages until the process is gone."""
+        while (message := await process.receive()) is not None:
+            self._last_sign = time.monotonic()
+            match message:
+                case Step():
+                    self._take_step(message)
+                case Refused(request_ids, text):
+                    self._refuse(request_ids, text)
+                case _:
+                    logger.error("unexpected message from the engine: %r", message)
+
+    def _take_step(self, step: Step) -> None:
+        self.stats = step.stats
+        processed = self._processor.process(step.deltas)
+        self._abort_choices(processed.aborts)
+        for output in processed.outputs:
+            queue = self._queues.get(output.request_id)
+            if queue is not None:
+                queue.put_nowait(output)
+        for request_id, code in processed.failures.items():
+            self._fail(request_id, _failure(code))
+        if self._listeners:
+            finished = [delta.figures for delta in step.deltas if delta.figures is not None]
+            for listener in self._listeners:
+                listener(step.stats, finished)
+
+    def _refuse(self, choice_ids: Sequence[str], message: str) -> None:
+        request_id = choice_ids[0].rpartition(".")[0]
+        self._processor.remove(request_id)
+        self._fail(request_id, Overloaded(message))
+
+    def _fail(self, request_id: str, error: QuireError) -> None:
+        queue = self._queues.get(request_id)
+        if queue is not None:
+            queue.put_nowait(error)
+
+    def _fail_all(self, message: str) -> None:
+        for request_id in self._processor.request_ids():
+            self._processor.remove(request_id)
+            self._fail(request_id, EngineDied(message))
+        self.stats = replace(self.stats, num_running=0, num_waiting=0, num_free_blocks=self.stats.num_blocks)
+
+
+def _failure(code: str) -> EngineError:
+    if code == NumericalError.default_code:
+        return NumericalError("the model produced no valid numbers for this request")
+    return EngineError("the engine failed on this request", code=code)

@@ -1,0 +1,197 @@
+"""Puts an engine together from a configuration: model, memory plan, cache, scheduler, runner."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import ModelTooLarge
+from ..models.config import ModelConfig
+from ..models.hub import resolve_model
+from ..models.loader import load_model
+from ..models.safetensors_reader import weight_files
+from .block_manager import BlockManager
+from .config import EngineConfig
+from .engine import Engine
+from .memory import (
+    CPU_MEMORY_FRACTION,
+    GPU_MEMORY_FRACTION,
+    KVCacheShape,
+    MemoryPlan,
+    available_ram,
+    format_bytes,
+    plan_pool,
+)
+from .model_runner import ModelRunner
+from .scheduler import Scheduler
+
+logger = logging.getLogger(__name__)
+
+CPU_BATCHED_TOKENS = 512
+GPU_BATCHED_TOKENS = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class ModelChoice:
+    """A model folder, and how it is going to run here; made without loading any weights."""
+
+    folder: Path
+    config: ModelConfig
+    device: torch.device
+    dtype: torch.dtype
+    max_model_len: int
+
+
+def choose(config: EngineConfig) -> ModelChoice:
+    """Finds the model and resolves everything that is "auto".
+
+    Raises:
+        ModelError: If the model cannot be found or run, naming why.
+        ValueError: If the device is not there.
+    """
+    folder = resolve_model(config.model, config.revision)
+    model_config = ModelConfig.from_folder(folder)
+    device = _device(config.device)
+    limit = model_config.context_length
+    max_model_len = config.max_model_len or limit
+    if model_config.rope.kind == "dynamic":
+        limit = int(limit * model_config.rope.factor)
+    if max_model_len > limit:
+        raise ModelTooLarge(
+            f"max_model_len={max_model_len} exceeds the model's context of {limit} tokens", param="max_model_len"
+        )
+    return ModelChoice(folder, model_config, device, _dtype(config.dtype, model_config, device), max_model_len)
+
+
+def kv_cache_shape(choice: ModelChoice, block_size: int) -> KVCacheShape:
+    """What a cache block of this model costs."""
+    model = choice.config
+    return KVCacheShape(
+        model.num_layers, model.num_kv_heads, model.head_size, block_size, choice.dtype.itemsize
+    )
+
+
+def build_engine(config: EngineConfig, *, progress: bool = False) -> tuple[Engine, ModelChoice, MemoryPlan]:
+    """Loads the model and makes an engine for it.
+
+    Args:
+        config: All settings.
+        progress: Whether to show a progress bar while loading.
+
+    Raises:
+        ModelError: If the model cannot be loaded, or does not fit the memory.
+    """
+    choice = choose(config)
+    torch.set_num_threads(config.num_threads or len(os.sched_getaffinity(0)))
+    started = time.monotonic()
+    _check_weights_fit(config, choice)
+    model = load_model(
+        choice.folder,
+        choice.config,
+        device=choice.device,
+        dtype=choice.dtype,
+        max_model_len=choice.max_model_len,
+        load_format=config.load_format,
+        seed=config.seed or 0,
+        progress=progress,
+    )
+    logger.info("%s loaded in %.1f s", choice.config.architecture, time.monotonic() - started)
+    plan = plan_memory(config, choice)
+    logger.info("%s", plan.describe())
+    batched = config.max_num_batched_tokens or (
+        CPU_BATCHED_TOKENS if choice.device.type == "cpu" else GPU_BATCHED_TOKENS
+    )
+    scheduler = Scheduler(
+        BlockManager(plan.num_blocks, config.block_size, enable_prefix_caching=config.enable_prefix_caching),
+        max_num_seqs=config.max_num_seqs,
+        max_num_batched_tokens=batched,
+        max_num_waiting=config.max_num_waiting,
+        clock=time.monotonic,
+    )
+    runner = ModelRunner(
+        model,
+        allocate_kv_caches(choice, plan),
+        max_num_seqs=config.max_num_seqs,
+        max_model_len=choice.max_model_len,
+    )
+    engine = Engine(
+        scheduler,
+        runner,
+        max_model_len=choice.max_model_len,
+        eos_token_ids=choice.config.eos_token_ids,
+        seed=config.seed,
+    )
+    return engine, choice, plan
+
+
+def plan_memory(config: EngineConfig, choice: ModelChoice) -> MemoryPlan:
+    """Sizes the block pool from the memory that is available now.
+
+    On a CPU, call it when the weights are loaded, so that their memory no longer counts as free.
+    """
+    if choice.device.type == "cpu":
+        budget = int(available_ram() * (config.memory_fraction or CPU_MEMORY_FRACTION))
+    else:
+        free, total = torch.cuda.mem_get_info(choice.device)
+        allowed = int(total * (config.memory_fraction or GPU_MEMORY_FRACTION))
+        budget = max(0, allowed - (total - free))
+    return plan_pool(
+        kv_cache_shape(choice, config.block_size),
+        budget=budget,
+        max_model_len=choice.max_model_len,
+        max_num_seqs=config.max_num_seqs,
+        num_blocks=config.num_blocks,
+    )
+
+
+def allocate_kv_caches(choice: ModelChoice, plan: MemoryPlan) -> list[Tensor]:
+    """One zeroed cache per layer, `[2, num_blocks, num_kv_heads, block_size, head_size]`."""
+    shape = plan.shape
+    dims = (2, plan.num_blocks, shape.num_kv_heads, shape.block_size, shape.head_size)
+    if choice.device.type != "cpu":
+        return [torch.zeros(dims, dtype=choice.dtype, device=choice.device) for _ in range(shape.num_layers)]
+    # numpy asks the system for zeroed pages, which cost nothing until they are written;
+    # torch.zeros would touch every page of a pool that may never be used in full.
+    num_bytes = plan.num_blocks * shape.bytes_per_block // shape.num_layers
+    return [
+        torch.from_numpy(np.zeros(num_bytes, dtype=np.uint8)).view(choice.dtype).view(dims)
+        for _ in range(shape.num_layers)
+    ]
+
+
+def _check_weights_fit(config: EngineConfig, choice: ModelChoice) -> None:
+    """Raises `ModelTooLarge` before loading a checkpoint that is larger than the memory."""
+    if config.load_format == "dummy":
+        return
+    stored = torch.empty(0, dtype=getattr(torch, choice.config.dtype)).element_size()
+    needed = sum(file.stat().st_size for file in weight_files(choice.folder)) * choice.dtype.itemsize // stored
+    free = (
+        available_ram() if choice.device.type == "cpu" else torch.cuda.mem_get_info(choice.device)[0]
+    )
+    if needed > free:
+        raise ModelTooLarge(
+            f"the weights take {format_bytes(needed)} as {choice.dtype}, but only {format_bytes(free)} of "
+            f"memory are free on {choice.device}; a smaller model or dtype would fit"
+        )
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device is 'cuda', but torch finds no usable GPU")
+    return torch.device(name)
+
+
+def _dtype(name: str, model: ModelConfig, device: torch.device) -> torch.dtype:
+    if name == "auto":
+        # CPUs have no fast float16 arithmetic.
+        name = "float32" if model.dtype == "float16" and device.type == "cpu" else model.dtype
+    return getattr(torch, name)

@@ -1,0 +1,142 @@
+"""The engine's own process: `python -m quire.engine.engine_process FD`.
+
+It talks over one end of a socket pair, which it inherits. When the other end closes it is gone,
+even in the middle of a step, so it never outlives its parent.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import queue
+import signal
+import socket
+import sys
+import threading
+from typing import NoReturn
+
+from ..errors import Overloaded
+from . import protocol
+from .engine import Engine
+from .protocol import Abort, Add, Failed, Ready, Refused, ResetPrefixCache, Start, Step, ToEngine
+
+logger = logging.getLogger(__name__)
+
+HEARTBEAT_SECONDS = 1.0
+"""How often an idle engine shows that it lives."""
+
+PR_SET_PDEATHSIG = 1
+
+
+class Connection:
+    """The engine's end of the socket. A thread reads, so that the end of the parent is noticed at once."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+        self._inbox: queue.SimpleQueue[ToEngine] = queue.SimpleQueue()
+        threading.Thread(target=self._read, name="quire-engine-reader", daemon=True).start()
+
+    def send(self, message: protocol.FromEngine) -> None:
+        """Sends one frame; if the parent is gone, so is this process."""
+        try:
+            self._socket.sendall(protocol.frame(message))
+        except OSError:
+            os._exit(0)
+
+    def receive(self, timeout: float | None = None) -> ToEngine | None:
+        """The next message; None if there is none (within `timeout` seconds, if given)."""
+        try:
+            return self._inbox.get(block=timeout is not None, timeout=timeout)
+        except queue.Empty:
+            return None
+
+    def wait(self) -> ToEngine:
+        """The next message, however long it takes."""
+        return self._inbox.get()
+
+    def _read(self) -> None:
+        while True:
+            header = self._read_exactly(protocol.HEADER.size)
+            body = self._read_exactly(protocol.HEADER.unpack(header)[0])
+            self._inbox.put(protocol.decode_to_engine(body))
+
+    def _read_exactly(self, num_bytes: int) -> bytes:
+        parts: list[bytes] = []
+        while num_bytes:
+            try:
+                part = self._socket.recv(min(num_bytes, 1 << 20))
+            except OSError:
+                part = b""
+            if not part:
+                os._exit(0)  # the parent is gone: nobody is left to answer
+            parts.append(part)
+            num_bytes -= len(part)
+        return b"".join(parts)
+
+
+def serve(engine: Engine, connection: Connection) -> NoReturn:
+    """Steps for ever; takes messages in between."""
+    while True:
+        message = connection.receive(None if engine.has_unfinished else HEARTBEAT_SECONDS)
+        while message is not None:
+            handle(engine, connection, message)
+            message = connection.receive()
+        deltas = engine.step() if engine.has_unfinished else []
+        connection.send(Step(deltas, engine.stats()))
+
+
+def handle(engine: Engine, connection: Connection, message: ToEngine) -> None:
+    """Acts on one message."""
+    match message:
+        case Add(requests):
+            try:
+                for request in requests:
+                    engine.add_request(request)
+            except Overloaded as error:
+                for request in requests:
+                    engine.abort(request.request_id)
+                connection.send(Refused([request.request_id for request in requests], error.message))
+        case Abort(request_ids):
+            for request_id in request_ids:
+                engine.abort(request_id)
+        case ResetPrefixCache():
+            engine.reset_prefix_cache()
+        case Start():
+            raise RuntimeError("the engine has started already")
+
+
+def main() -> None:
+    """Builds the engine that the parent asks for, and serves it."""
+    _die_with_parent()
+    # The parent decides when to stop; a Ctrl-C in the terminal reaches this process too.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    logging.basicConfig(
+        level=os.environ.get("QUIRE_LOG_LEVEL", "INFO").upper(),
+        format="%(asctime)s %(levelname)s engine: %(message)s",
+    )
+    connection = Connection(socket.socket(fileno=int(sys.argv[1])))
+    start = connection.wait()
+    if not isinstance(start, Start):
+        raise TypeError(f"expected Start, got {start!r}")
+    try:
+        from .build import build_engine
+
+        engine, choice, plan = build_engine(start.config)
+    except Exception as error:
+        logger.exception("the engine cannot start")
+        param = getattr(error, "param", None)
+        connection.send(Failed(type(error).__name__, str(error), param))
+        sys.exit(1)
+    connection.send(Ready(choice.max_model_len, plan.describe()))
+    serve(engine, connection)
+
+
+def _die_with_parent() -> None:
+    """Asks Linux to kill this process when its parent ends; elsewhere the socket's end must do."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""The last check before a request enters the engine: nothing that gets past it can raise in a step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from ..errors import ContextLengthExceeded, InvalidRequest
+from .sampling_params import SamplingParams
+
+
+def check_request(
+    prompt_token_ids: Sequence[int],
+    params: SamplingParams,
+    *,
+    vocab_size: int,
+    max_model_len: int,
+    eos_token_ids: Iterable[int] = (),
+) -> None:
+    """Checks a prompt and its parameters against the model.
+
+    Raises:
+        InvalidRequest: An empty prompt, a token id outside of the vocabulary, or parameters that
+            leave no token to sample.
+        ContextLengthExceeded: The prompt, or the prompt and `max_tokens`, exceed the context.
+    """
+    if not prompt_token_ids:
+        raise InvalidRequest("the prompt is empty", param="prompt")
+    num_prompt = len(prompt_token_ids)
+    scores_only = params.max_tokens == 0
+    if num_prompt > max_model_len - (0 if scores_only else 1):
+        raise ContextLengthExceeded(
+            f"the prompt has {num_prompt} tokens, but this model's context is {max_model_len} tokens, "
+            "of which at least one is generated",
+            param="prompt",
+        )
+    if params.max_tokens is not None and num_prompt + params.max_tokens > max_model_len:
+        raise ContextLengthExceeded(
+            f"the prompt's {num_prompt} tokens and max_tokens={params.max_tokens} exceed "
+            f"this model's context of {max_model_len} tokens",
+            param="max_tokens",
+        )
+    for token in prompt_token_ids:
+        if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < vocab_size:
+            raise InvalidRequest(
+                f"the prompt holds {token!r}, which is no token id (the vocabulary has {vocab_size})",
+                param="prompt",
+            )
+    params.check_vocabulary(vocab_size)
+    if params.allowed_token_ids is not None and params.min_tokens > 0:
+        stops = {*params.stop_token_ids, *(() if params.ignore_eos else eos_token_ids)}
+        if stops.issuperset(params.allowed_token_ids):
+            raise InvalidRequest(
+                f"min_tokens={params.min_tokens} forbids stop tokens, and allowed_token_ids holds no others",
+                param="allowed_token_ids",
+            )

@@ -1,0 +1,251 @@
+"""Offline use: the engine in this process, behind one class."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from ..errors import EngineError, InvalidRequest
+from ..models.chat_template import ChatTemplate
+from ..models.tokenizer import Tokenizer
+from .build import build_engine
+from .config import EngineConfig
+from .engine import split_choices
+from .input_check import check_request
+from .output_processor import OutputProcessor, merge
+from .outputs import CompletionOutput, RequestOutput
+from .sampling_params import SamplingParams
+from .stats import EngineStats
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+Prompt = str | list[int] | Mapping[str, list[int]]
+"""Text, token ids, or token ids as `{"prompt_token_ids": [...]}`."""
+
+Message = Mapping[str, Any]
+"""A chat message: `{"role": ..., "content": ...}`."""
+
+
+class LLM:
+    """A model that generates text, in this process.
+
+    Args:
+        model: A folder, a hub id, or "embedded".
+        settings: Fields of `EngineConfig`.
+
+    Raises:
+        ModelError: If the model cannot be loaded.
+        ValueError: If a setting is out of range.
+        TypeError: If a setting is not known.
+
+    Example:
+        >>> llm = LLM("embedded")
+        >>> llm.generate("Once upon a time", SamplingParams(max_tokens=20))[0].outputs[0].text
+    """
+
+    def __init__(self, model: str, **settings: Any) -> None:
+        # The queue limit protects a server; offline, whatever is asked for is queued.
+        self.config = EngineConfig(model=model, **{"max_num_waiting": 1 << 31, **settings})
+        self.engine, choice, self.memory_plan = build_engine(self.config)
+        self.model_config = choice.config
+        self.max_model_len = choice.max_model_len
+        self.tokenizer = Tokenizer.from_folder(choice.folder)
+        self.chat_template = ChatTemplate.from_folder(choice.folder)
+        self._processor = OutputProcessor(self.tokenizer)
+        self._ids = itertools.count()
+
+    def generate(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        use_tqdm: bool = True,
+        priority: Sequence[int] | None = None,
+    ) -> list[RequestOutput]:
+        """Generates for all prompts at once; the results are in the order of the prompts.
+
+        Args:
+            prompts: One prompt or several.
+            sampling_params: For all prompts, or one for each; by default `SamplingParams()`.
+            use_tqdm: Whether to show a progress bar.
+            priority: One number per prompt; lower ones run first.
+
+        Raises:
+            InvalidRequest: If a prompt or a parameter does not fit; then nothing is generated.
+        """
+        prompt_list = _as_list(prompts)
+        params_list = _one_each("sampling_params", sampling_params or SamplingParams(), len(prompt_list))
+        priorities = _one_each("priority", 0 if priority is None else priority, len(prompt_list))
+        checked = [
+            self._check(prompt, params) for prompt, params in zip(prompt_list, params_list, strict=True)
+        ]
+        ids = [
+            self._add(token_ids, params, text, rank)
+            for (token_ids, text, params), rank in zip(checked, priorities, strict=True)
+        ]
+        try:
+            return self._run(ids, use_tqdm)
+        finally:
+            for request_id in ids:
+                self._abort(request_id)
+
+    def chat(
+        self,
+        messages: Sequence[Message] | Sequence[Sequence[Message]],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        use_tqdm: bool = True,
+        add_generation_prompt: bool = True,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+    ) -> list[RequestOutput]:
+        """Answers one conversation or several, through the model's chat template.
+
+        Raises:
+            InvalidRequest: If the model has no chat template or the template refuses the messages.
+        """
+        conversations = [messages] if messages and isinstance(messages[0], Mapping) else messages
+        prompts: list[Prompt] = [
+            {"prompt_token_ids": self.encode_chat(c, add_generation_prompt, chat_template_kwargs)}  # pyright: ignore[reportArgumentType]
+            for c in conversations
+        ]
+        return self.generate(prompts, sampling_params, use_tqdm=use_tqdm)
+
+    def stream(
+        self, prompt: Prompt, sampling_params: SamplingParams | None = None
+    ) -> Iterator[RequestOutput]:
+        """Generates for one prompt, yielding deltas as they come. Closing the iterator aborts."""
+        token_ids, text, params = self._check(prompt, sampling_params or SamplingParams())
+        request_id = self._add(token_ids, params, text, 0)
+        try:
+            finished = False
+            while not finished:
+                outputs, failures = self._step()
+                if request_id in failures:
+                    raise EngineError("the engine failed on this request", code=failures[request_id])
+                for output in outputs:
+                    if output.request_id == request_id:
+                        finished = output.finished
+                        yield output
+        finally:
+            self._abort(request_id)
+
+    def encode_chat(
+        self,
+        messages: Sequence[Message],
+        add_generation_prompt: bool = True,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+    ) -> list[int]:
+        """The tokens of a conversation, as the model's chat template writes it."""
+        if self.chat_template is None:
+            raise InvalidRequest("this model has no chat template; use generate()", param="messages")
+        text = self.chat_template.render(
+            [dict(message) for message in messages],
+            add_generation_prompt=add_generation_prompt,
+            **(chat_template_kwargs or {}),
+        )
+        return self.tokenizer.encode(text, add_special_tokens=False)
+
+    def get_tokenizer(self) -> Tokenizer:
+        """The model's tokenizer."""
+        return self.tokenizer
+
+    def get_metrics(self) -> EngineStats:
+        """A copy of the engine's figures."""
+        return replace(self.engine.stats())
+
+    def reset_prefix_cache(self) -> None:
+        """Forgets all cached prefixes."""
+        self.engine.reset_prefix_cache()
+
+    def _check(self, prompt: Prompt, params: SamplingParams) -> tuple[list[int], str | None, SamplingParams]:
+        text: str | None = None
+        if isinstance(prompt, str):
+            text, token_ids = prompt, self.tokenizer.encode(prompt)
+        elif isinstance(prompt, Mapping):
+            if set(prompt) != {"prompt_token_ids"}:
+                raise InvalidRequest(f"a prompt mapping has the key prompt_token_ids, got {sorted(prompt)}")
+            token_ids = list(prompt["prompt_token_ids"])
+        else:
+            token_ids = list(prompt)
+        check_request(
+            token_ids,
+            params,
+            vocab_size=self.model_config.vocab_size,
+            max_model_len=self.max_model_len,
+            eos_token_ids=self.model_config.eos_token_ids,
+        )
+        return token_ids, text, params
+
+    def _add(self, token_ids: list[int], params: SamplingParams, text: str | None, priority: int) -> str:
+        request_id = str(next(self._ids))
+        ids = self._processor.add(request_id, token_ids, params, text)
+        now = time.monotonic()
+        for request in split_choices(ids, token_ids, params, priority=priority, arrival_time=now):
+            self.engine.add_request(request)
+        return request_id
+
+    def _abort(self, request_id: str) -> None:
+        for choice_id in self._processor.remove(request_id):
+            self.engine.abort(choice_id)
+
+    def _step(self) -> tuple[list[RequestOutput], dict[str, str]]:
+        step = self._processor.process(self.engine.step())
+        for choice_id in step.aborts:
+            self.engine.abort(choice_id)
+        return step.outputs, step.failures
+
+    def _run(self, ids: Sequence[str], use_tqdm: bool) -> list[RequestOutput]:
+        """Steps until all these requests have ended."""
+        from tqdm import tqdm
+
+        totals: dict[str, RequestOutput] = {}
+        remaining = set(ids)
+        num_tokens, started = 0, time.monotonic()
+        with tqdm(total=len(ids), desc="Generating", unit="req", disable=not use_tqdm) as bar:
+            while remaining:
+                outputs, failures = self._step()
+                for request_id, code in failures.items():
+                    logger.error("request %s failed: %s", request_id, code)
+                    totals[request_id] = self._failed(request_id, totals.get(request_id))
+                for output in outputs:
+                    totals[output.request_id] = merge(totals.get(output.request_id), output)
+                    num_tokens += sum(len(choice.token_ids) for choice in output.outputs)
+                ended = {id for id in remaining if id in totals and totals[id].finished}
+                remaining -= ended
+                if ended:
+                    bar.set_postfix_str(f"{num_tokens / (time.monotonic() - started):.1f} tok/s", refresh=False)
+                    bar.update(len(ended))
+        return [totals[id] for id in ids]
+
+    @staticmethod
+    def _failed(request_id: str, so_far: RequestOutput | None) -> RequestOutput:
+        output = so_far or RequestOutput(request_id, None, [])
+        output.outputs = output.outputs or [CompletionOutput(0, "", [])]
+        for choice in output.outputs:
+            choice.finish_reason = choice.finish_reason or "error"
+        output.finished = True
+        return output
+
+
+def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
+    """One prompt as a list of one. A list of integers is one prompt."""
+    if isinstance(prompts, str | Mapping):
+        return [prompts]
+    if prompts and isinstance(prompts[0], int):
+        return [list(prompts)]  # pyright: ignore[reportArgumentType]
+    return list(prompts)  # pyright: ignore[reportArgumentType]
+
+
+def _one_each(name: str, value: T | Sequence[T], num: int) -> list[T]:
+    """A value for each of `num` prompts."""
+    if not isinstance(value, Sequence):
+        return [value] * num
+    if len(value) != num:
+        raise InvalidRequest(f"{name} has {len(value)} entries for {num} prompts", param=name)
+    return list(value)

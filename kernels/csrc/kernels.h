@@ -1,0 +1,139 @@
+// The contract between the drivers (linear.cpp, norm_rope.cpp, attention.cpp), which check, split work over
+// threads and know no instruction set, and the kernels (*_kernels.h), which are templates over the vector
+// functions of simd_*.h and are compiled once per instruction set by target_*.cpp.
+//
+// Every result depends on its own row's data alone, bit for bit: tile sizes, task boundaries and threads
+// decide only who computes an element and when, never the order of its additions.
+#pragma once
+
+#include "common.h"
+
+namespace quire {
+
+// How a matrix product reads its operands. A step is one column of K, or a pair of them.
+enum class DotKind : int {
+  float_panel,  // fp32 weights, fp32 activations; a step is one column
+  pair_panel,   // bf16 weights in pairs, widened in registers, fp32 activations
+  pair_dot,     // bf16 weights in pairs, bf16 activations in pairs, bf16 dot products
+};
+
+// Rows of activations split evenly into tiles: the first `longer` tiles have `rows` + 1 rows, the others
+// `rows`. A tile is stored as [steps][rows of the tile], so that a kernel reads it front to back.
+struct Tiling {
+  int tiles = 0, rows = 0, longer = 0;
+
+  static Tiling of(int count, int largest) {
+    Tiling t;
+    t.tiles = ceil_div(count, largest);
+    t.rows = count / t.tiles;
+    t.longer = count % t.tiles;
+    return t;
+  }
+  int rows_of(int tile) const { return rows + (tile < longer ? 1 : 0); }
+  int first_row(int tile) const { return tile * rows + (tile < longer ? tile : longer); }
+};
+
+// Bytes of one step of one row of packed activations.
+inline std::size_t step_bytes(DotKind kind) { return kind == DotKind::pair_panel ? 8 : 4; }
+
+// One block of rows times a range of columns of a packed weight.
+struct LinearTask {
+  DotKind kind;
+  const char* x;  // packed tiles
+  Tiling tiling;
+  const char* weight;  // packed panels: [N / 32][steps][32] words
+  int steps;
+  int first_vector, vectors;  // columns, in units of 16; both even
+  std::int64_t out_features;
+  const void* bias;  // [N] or null
+  DType bias_type;
+  char* y;  // row 0 of this block
+  DType y_type;
+  float* sums;  // scratch: rows of the block * 16 * kWideVectors
+};
+
+struct NormArgs {
+  DType type;
+  const char *x, *residual, *weight;  // residual may be null
+  char *y, *total;                    // total: x + residual, or null
+  std::int64_t x_stride, residual_stride, size;  // in elements; y and total are contiguous
+  float eps;
+};
+
+struct GateArgs {
+  DType type;
+  const char* x;  // [rows, 2 * size]
+  char* y;        // [rows, size], contiguous
+  std::int64_t x_stride, size;
+};
+
+struct RopeArgs {
+  DType type, cache_type;
+  const char *q, *k, *v;                           // [T, heads, head_size]
+  std::int64_t q_stride, k_stride, v_stride;       // between tokens, in elements
+  char* q_out;                                     // contiguous
+  const float* cos_sin;                            // [positions, rotary_size]
+  std::int64_t cos_sin_stride, num_positions;
+  char* cache;                                     // keys; values follow at `value_offset` elements
+  std::int64_t value_offset, num_slots;
+  const std::int64_t *positions, *slots;
+  int num_heads, num_kv_heads, head_size, half, block_size;
+  const char *q_norm, *k_norm;                     // [head_size] or null
+  float eps;
+};
+
+struct AttentionArgs {
+  DType type, cache_type;
+  const char* q;
+  std::int64_t q_stride;  // between tokens, in elements
+  char* out;              // contiguous
+  const char* cache;      // keys: [num_blocks, num_kv_heads, block_size, head_size]
+  std::int64_t value_offset, num_blocks;
+  const std::int32_t *query_start, *seq_lens, *block_tables;
+  std::int64_t table_stride;
+  int num_seqs, num_heads, num_kv_heads, head_size, block_size;
+  float scale, softcap;
+  int window;
+  const float* sinks;  // [num_heads] or null
+};
+
+// A few neighbouring queries of one sequence, with all query heads that share one KV head. Row r is query
+// `r / group` and head `kv_head * group + r % group`.
+struct AttentionItem {
+  int seq, kv_head;
+  int first_token, num_tokens;   // rows of q
+  int first_position;            // of the first token in its sequence
+  int first_chunk, end_chunk;    // chunks of kKeyChunk keys to visit
+  float* partials;               // null: merge at once and write the output. Else [chunk][row][2 + padded
+                                 // head size]: maximum, sum, weighted values
+};
+
+struct KernelTable {
+  int float_rows, pair_rows;  // the most rows in a tile
+  bool pair_dot;              // whether bf16 times bf16 uses DotKind::pair_dot
+  int tile_vectors, wide_vectors, wide_rows;
+
+  // Packs rows of x, `stride` elements apart, into one tile; columns past `size` become zeros.
+  void (*pack_tile)(const char* x, DType type, std::int64_t stride, int rows, int size, DotKind kind, char* out);
+  // Packs up to 32 rows of a weight into a panel; rows past `rows` become zeros.
+  void (*pack_panel)(const char* rows, DType type, std::int64_t stride, int count, int size, char* out);
+  void (*linear)(const LinearTask& task);
+  void (*rms_norm)(const NormArgs& args, std::int64_t begin, std::int64_t end);
+  void (*silu_and_mul)(const GateArgs& args, std::int64_t begin, std::int64_t end);
+  void (*gelu_and_mul)(const GateArgs& args, std::int64_t begin, std::int64_t end);
+  void (*rope)(const RopeArgs& args, std::int64_t begin, std::int64_t end);
+  std::size_t (*attention_scratch)(const AttentionArgs& args, int rows);
+  void (*attention)(const AttentionArgs& args, const AttentionItem& item, void* scratch);
+  void (*attention_merge)(const AttentionArgs& args, const AttentionItem& item, void* scratch);
+};
+
+// Null where the compiler cannot make them.
+const KernelTable* plain_kernels();
+const KernelTable* avx2_kernels();
+const KernelTable* avx512_kernels();
+const KernelTable* avx512_bf16_kernels();
+
+// Those of current_isa().
+const KernelTable& kernels();
+
+}  // namespace quire

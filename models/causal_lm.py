@@ -1,0 +1,105 @@
+"""What all decoder-only language models share: embedding, layers, final norm, output projection."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ..kernels.types import AttentionMetadata
+from .config import ModelConfig
+from .layers import Embedding, Layer, Linear, RMSNorm
+from .rope import cos_sin_table
+
+
+class DecoderLayer(Layer):
+    """One layer of the stack; an architecture's file composes it."""
+
+    def __init__(self, config: ModelConfig, index: int, dtype: torch.dtype) -> None:
+        """Makes the layer at `index`, counted from 0."""
+
+    @abstractmethod
+    def __call__(
+        self, x: Tensor, residual: Tensor | None, cos_sin: Tensor, kv_cache: Tensor, meta: AttentionMetadata
+    ) -> tuple[Tensor, Tensor]:
+        """Runs the layer.
+
+        The residual stream travels as two summands, because each norm adds and normalises in one
+        kernel: the stream is `x + residual`, or x alone in the first layer.
+
+        Args:
+            x: `[T, hidden]`.
+            residual: `[T, hidden]`, or None in the first layer.
+            cos_sin: The rotary table.
+            kv_cache: This layer's `[2, num_blocks, num_kv_heads, block_size, head_size]`.
+            meta: Where each token belongs.
+
+        Returns:
+            The two summands of the stream after this layer.
+        """
+
+
+class Decoder(Layer):
+    """The stack below the output projection; `model.` in checkpoints."""
+
+    def __init__(self, config: ModelConfig, dtype: torch.dtype, layer_type: type[DecoderLayer]) -> None:
+        self.embed_tokens = Embedding(config.vocab_size, config.hidden_size, dtype)
+        self.layers = [layer_type(config, index, dtype) for index in range(config.num_layers)]
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps, dtype)
+
+    def __call__(
+        self, input_ids: Tensor, cos_sin: Tensor, kv_caches: list[Tensor], meta: AttentionMetadata
+    ) -> Tensor:
+        x, residual = self.embed_tokens(input_ids), None
+        for layer, kv_cache in zip(self.layers, kv_caches, strict=True):
+            x, residual = layer(x, residual, cos_sin, kv_cache, meta)
+        return self.norm(x) if residual is None else self.norm.add(x, residual)[0]
+
+
+class CausalLM(Layer):
+    """A language model over the paged cache; an architecture is a subclass that names its layer.
+
+    Tensors are made on torch's default device and hold nothing until the loader fills them.
+
+    Args:
+        config: The model's shape.
+        dtype: Of weights and activations.
+        max_model_len: Positions that the rotary table covers.
+    """
+
+    layer_type: ClassVar[type[DecoderLayer]]
+
+    def __init__(self, config: ModelConfig, dtype: torch.dtype, max_model_len: int) -> None:
+        self.config = config
+        self.dtype = dtype
+        self.max_model_len = max_model_len
+        self.model = Decoder(config, dtype, self.layer_type)
+        self.lm_head = Linear(config.hidden_size, config.vocab_size, dtype)
+        if config.tie_word_embeddings:
+            self.lm_head.weight = self.model.embed_tokens.as_linear()
+        self.cos_sin = cos_sin_table(config.rope, config.head_size, max_model_len)
+
+    def forward(self, input_ids: Tensor, kv_caches: list[Tensor], meta: AttentionMetadata) -> Tensor:
+        """Computes a step's tokens and writes their keys and values to the cache.
+
+        Args:
+            input_ids: int64 `[T]`.
+            kv_caches: For each layer `[2, num_blocks, num_kv_heads, block_size, head_size]`.
+            meta: Where each token belongs; every position is below `max_model_len`.
+
+        Returns:
+            `[T, hidden]`, the final norm applied.
+        """
+        return self.model(input_ids, self.cos_sin, kv_caches, meta)
+
+    def compute_logits(self, hidden: Tensor) -> Tensor:
+        """Projects rows `[R, hidden]` of `forward`'s result to fp32 logits `[R, vocab]`."""
+        return self.lm_head(hidden).float()
+
+    def tensors(self, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+        yield from self.model.tensors(f"{prefix}model.")
+        if not self.config.tie_word_embeddings:
+            yield from self.lm_head.tensors(f"{prefix}lm_head.")

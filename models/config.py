@@ -1,0 +1,321 @@
+"""What a checkpoint's config.json says about a model, checked, in quire's own words.
+
+Both spellings are read: the older `rope_scaling`, `rope_theta` and `torch_dtype`, and the
+`rope_parameters` and `dtype` of transformers 5. Where a field is absent, the default is the one
+that transformers' configuration class of that architecture has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+from ..errors import ModelError, UntrustedModel
+from .config_reader import Fields, read_json
+from .registry import known_architectures
+
+RopeKind = Literal["default", "linear", "dynamic", "llama3", "yarn"]
+Activation = Literal["silu", "gelu", "gelu_tanh"]
+
+_ACTIVATIONS: dict[str, Activation] = {
+    "silu": "silu",
+    "swish": "silu",
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+}
+_DTYPES = ("float32", "float16", "bfloat16")
+
+# Defaults of single architectures for fields that their config.json may leave out.
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "LlamaForCausalLM": {"max_position_embeddings": 2048},
+    "MistralForCausalLM": {"num_key_value_heads": 8, "max_position_embeddings": 131072},
+    "Qwen2ForCausalLM": {"num_key_value_heads": 32, "max_position_embeddings": 32768},
+    "Qwen3ForCausalLM": {"num_key_value_heads": 32, "max_position_embeddings": 32768, "head_dim": 128},
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RopeConfig:
+    """Rotary position embedding and how it is stretched to longer contexts.
+
+    Attributes:
+        kind: The scaling method.
+        theta: Base of the frequencies.
+        factor: By how much the context is stretched; 1 for the default kind.
+        original_max_position: Context length before stretching.
+        low_freq_factor: llama3 only.
+        high_freq_factor: llama3 only.
+        attention_factor: yarn only: the factor on cosines and sines, if the config gives it.
+        beta_fast: yarn only.
+        beta_slow: yarn only.
+        mscale: yarn only, as is `mscale_all_dim`: both together give the attention factor.
+        mscale_all_dim: See `mscale`.
+        truncate: yarn only: whether the bounds of its ramp are rounded to whole channels.
+    """
+
+    kind: RopeKind = "default"
+    theta: float = 10000.0
+    factor: float = 1.0
+    original_max_position: int = 2048
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    attention_factor: float | None = None
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    mscale: float | None = None
+    mscale_all_dim: float | None = None
+    truncate: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationDefaults:
+    """The sampling parameters that generation_config.json recommends; None where it is silent."""
+
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    repetition_penalty: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    """The shape of a decoder-only model.
+
+    Attributes:
+        architecture: The name in the registry, e.g. "LlamaForCausalLM".
+        vocab_size: Rows of the embedding, which may be more than the tokenizer has tokens.
+        hidden_size: Width of the residual stream.
+        intermediate_size: Width of the MLP.
+        num_layers: Decoder layers.
+        num_heads: Query heads.
+        num_kv_heads: Key and value heads; divides `num_heads`.
+        head_size: Channels of a head.
+        rms_norm_eps: Epsilon of every RMS norm.
+        max_position_embeddings: As in config.json; see `context_length`.
+        rope: The position embedding.
+        sliding_window: For each layer, how many tokens a query sees, itself included; 0 for all.
+        tie_word_embeddings: Whether the output projection is the embedding matrix.
+        attention_bias: Whether config.json asks for biases in the attention projections. (Qwen2
+            has them on q, k and v without asking.)
+        mlp_bias: Whether the MLP's projections have biases.
+        hidden_act: Activation of the MLP's gate.
+        qk_norm: Whether each head of q and k is normalised (Qwen3).
+        dtype: The checkpoint's dtype: float32, float16 or bfloat16.
+        eos_token_ids: Tokens that end a text, those of generation_config.json first.
+        bos_token_id: Token that begins a text, or None.
+        generation: Recommended sampling parameters.
+    """
+
+    architecture: str
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_size: int
+    rms_norm_eps: float
+    max_position_embeddings: int
+    rope: RopeConfig
+    sliding_window: tuple[int, ...]
+    tie_word_embeddings: bool = False
+    attention_bias: bool = False
+    mlp_bias: bool = False
+    hidden_act: Activation = "silu"
+    qk_norm: bool = False
+    dtype: str = "float32"
+    eos_token_ids: tuple[int, ...] = ()
+    bos_token_id: int | None = None
+    generation: GenerationDefaults = field(default_factory=GenerationDefaults)
+
+    @classmethod
+    def from_folder(cls, path: str | Path) -> ModelConfig:
+        """Reads config.json and, if there is one, generation_config.json.
+
+        Raises:
+            UntrustedModel: The model would need code from its folder.
+            ModelError: A file or a value in it is missing, malformed or not supported.
+        """
+        folder = Path(path)
+        config = Fields(read_json(folder / "config.json"), "config.json")
+        generation_path = folder / "generation_config.json"
+        generation_values = read_json(generation_path) if generation_path.exists() else {}
+        return _parse(config, Fields(generation_values, "generation_config.json"))
+
+    @property
+    def context_length(self) -> int:
+        """Tokens that the model was made for, stretching included: the default length limit.
+
+        Dynamic scaling alone does not count: within the original length it leaves the model as it
+        was trained, and only a longer limit that the user asks for changes its frequencies.
+        """
+        stretched = int(self.rope.original_max_position * self.rope.factor)
+        if self.rope.kind == "linear":
+            return stretched
+        if self.rope.kind == "yarn":
+            return max(stretched, self.max_position_embeddings)
+        return self.max_position_embeddings
+
+
+def _parse(config: Fields, generation: Fields) -> ModelConfig:
+    architecture = _architecture(config)
+    _refuse_quantized(config)
+    config = Fields(_with_defaults(config.values, _DEFAULTS[architecture]), config.source)
+    num_heads = config.integer("num_attention_heads", high=4096)
+    num_kv_heads = config.integer("num_key_value_heads", num_heads, high=4096)
+    if num_heads % num_kv_heads:
+        raise config.error("num_key_value_heads", f"a divisor of num_attention_heads ({num_heads})")
+    vocab_size = config.integer("vocab_size")
+    num_layers = config.integer("num_hidden_layers", high=1024)
+    max_position = config.integer("max_position_embeddings", high=1 << 31)
+    activation = config.string("hidden_act", "silu")
+    if activation not in _ACTIVATIONS:
+        raise config.error("hidden_act", f"one of {', '.join(_ACTIVATIONS)}")
+    bos = config.integers("bos_token_id") or generation.integers("bos_token_id")
+    # Some configs name tokens that the vocabulary lacks (-1, say): those can never be sampled.
+    eos = [*generation.integers("eos_token_id"), *config.integers("eos_token_id")]
+    return ModelConfig(
+        architecture=architecture,
+        vocab_size=vocab_size,
+        hidden_size=config.integer("hidden_size"),
+        intermediate_size=config.integer("intermediate_size"),
+        num_layers=num_layers,
+        num_heads=num_heads,
+        num_kv_heads=num_kv_heads,
+        head_size=_head_size(config, num_heads),
+        rms_norm_eps=config.number("rms_norm_eps", 1e-6),
+        max_position_embeddings=max_position,
+        rope=_rope(config, max_position),
+        sliding_window=_sliding_window(config, architecture, num_layers),
+        tie_word_embeddings=config.boolean("tie_word_embeddings"),
+        attention_bias=config.boolean("attention_bias"),
+        mlp_bias=config.boolean("mlp_bias"),
+        hidden_act=_ACTIVATIONS[activation],
+        qk_norm=architecture == "Qwen3ForCausalLM",
+        dtype=_dtype(config),
+        eos_token_ids=tuple(dict.fromkeys(token for token in eos if 0 <= token < vocab_size)),
+        bos_token_id=bos[0] if bos and 0 <= bos[0] < vocab_size else None,
+        generation=_generation_defaults(generation),
+    )
+
+
+def _with_defaults(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The values, with defaults for those that are absent or null."""
+    absent = {name: value for name, value in defaults.items() if values.get(name) is None}
+    return {**values, **absent}
+
+
+def _architecture(config: Fields) -> str:
+    names = config.strings("architectures")
+    for name in names:
+        if name in known_architectures():
+            return name
+    known = f"quire runs {', '.join(known_architectures())}"
+    if not names:
+        raise ModelError(f"config.json names no architecture; {known}.")
+    if config.has("auto_map"):
+        raise UntrustedModel(
+            f"The architecture {names[0]!r} comes as code in the model's folder (auto_map), which quire "
+            f"never runs; {known}."
+        )
+    raise ModelError(f"The architecture {names[0]!r} is not supported; {known}.")
+
+
+def _refuse_quantized(config: Fields) -> None:
+    for name in ("quantization_config", "compression_config"):
+        quantization = config.object(name)
+        if quantization is not None:
+            method = quantization.string("quant_method", "unknown")
+            raise ModelError(
+                f"The checkpoint is quantised (quant_method {method!r}), which is not supported yet; "
+                "use the model's float16, bfloat16 or float32 version."
+            )
+
+
+def _head_size(config: Fields, num_heads: int) -> int:
+    hidden_size = config.integer("hidden_size")
+    if not config.has("head_dim") and hidden_size % num_heads:
+        raise config.error("hidden_size", f"a multiple of num_attention_heads ({num_heads})")
+    head_size = config.integer("head_dim", hidden_size // num_heads, high=4096)
+    if head_size % 2:
+        raise ModelError(f"config.json: rotary embeddings need an even head_dim, got {head_size}.")
+    return head_size
+
+
+def _dtype(config: Fields) -> str:
+    name = config.string("dtype", config.string("torch_dtype", "float32")).removeprefix("torch.")
+    if name not in _DTYPES:
+        raise ModelError(f"config.json: dtype must be one of {', '.join(_DTYPES)}, got {name!r}.")
+    return name
+
+
+def _rope(config: Fields, max_position: int) -> RopeConfig:
+    rope = config.object("rope_scaling") or config.object("rope_parameters") or Fields({}, "config.json: rope")
+    kind = rope.string("rope_type", rope.string("type", "default"))
+    if kind not in get_args(RopeKind):
+        raise ModelError(f"{rope.source}: rope_type {kind!r} is not one of {', '.join(get_args(RopeKind))}.")
+    theta = rope.number("rope_theta", config.number("rope_theta", 10000.0))
+    for fields in (config, rope):
+        if fields.number("partial_rotary_factor", 1.0) != 1.0:
+            raise fields.error("partial_rotary_factor", "1 (partial rotation is not supported)")
+    if kind == "default":
+        return RopeConfig(theta=theta, original_max_position=max_position)
+    original = max_position
+    if kind in ("llama3", "yarn"):
+        # Given beside the rope parameters, it has priority, as in transformers.
+        original = rope.integer("original_max_position_embeddings", max_position, high=1 << 31)
+        original = config.integer("original_max_position_embeddings", original, high=1 << 31)
+    factor = rope.optional_number("factor")
+    if factor is None and kind == "yarn":
+        factor = max_position / original
+    low, high = rope.number("low_freq_factor", 1.0), rope.number("high_freq_factor", 4.0)
+    if kind == "llama3" and high <= low:
+        raise rope.error("high_freq_factor", f"greater than low_freq_factor ({low:g})")
+    return RopeConfig(
+        kind=cast(RopeKind, kind),
+        theta=theta,
+        factor=rope.number("factor") if factor is None else factor,
+        original_max_position=original,
+        low_freq_factor=low,
+        high_freq_factor=high,
+        attention_factor=rope.optional_number("attention_factor"),
+        beta_fast=rope.number("beta_fast", 32.0),
+        beta_slow=rope.number("beta_slow", 1.0),
+        mscale=rope.optional_number("mscale", low=-1.0),
+        mscale_all_dim=rope.optional_number("mscale_all_dim", low=-1.0),
+        truncate=rope.boolean("truncate", True),
+    )
+
+
+def _sliding_window(config: Fields, architecture: str, num_layers: int) -> tuple[int, ...]:
+    """How each family says which layers attend to a window, and how long it is."""
+    # Where windows are in use, an absent length means 4096 (Mistral 7B v0.1) and null means no window.
+    unset = "sliding_window" in config.values and not config.has("sliding_window")
+    window = 0 if unset else config.integer("sliding_window", 4096, high=1 << 31)
+    if architecture == "MistralForCausalLM":
+        return (window,) * num_layers
+    if architecture not in ("Qwen2ForCausalLM", "Qwen3ForCausalLM"):
+        return (0,) * num_layers
+    if not config.boolean("use_sliding_window"):
+        window = 0
+    kinds = config.strings("layer_types")
+    if not kinds:
+        first = config.integer("max_window_layers", 28, low=0)
+        return tuple(window if layer >= first else 0 for layer in range(num_layers))
+    if len(kinds) != num_layers or not set(kinds) <= {"full_attention", "sliding_attention"}:
+        raise config.error("layer_types", f"{num_layers} times full_attention or sliding_attention")
+    if "sliding_attention" in kinds and not window:
+        raise config.error("sliding_window", "given, because layer_types asks for sliding_attention")
+    return tuple(window if kind == "sliding_attention" else 0 for kind in kinds)
+
+
+def _generation_defaults(generation: Fields) -> GenerationDefaults:
+    return GenerationDefaults(
+        temperature=generation.optional_number("temperature", low=-1e-9),
+        top_p=generation.optional_number("top_p"),
+        top_k=generation.integer("top_k", low=0) if generation.has("top_k") else None,
+        repetition_penalty=generation.optional_number("repetition_penalty"),
+    )

@@ -1,0 +1,191 @@
+"""The building blocks of decoder-only transformers, over the kernels.
+
+Layers are plain objects rather than `nn.Module`s: a step of a small model is a few hundred ops of
+some microseconds each, and calling a plain method costs a tenth of a module's `__call__`.
+
+A layer's attributes carry the names of the checkpoint: `Layer.tensors` walks them and yields each
+tensor under its name, so a composition file that spells a model's structure has spelled its
+loading, too. Matrices that always run together (q, k and v; gate and up) are one `LinearWeight`;
+their checkpoint tensors are row ranges of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from ..kernels import ops
+from ..kernels.types import AttentionMetadata, LinearWeight
+from .config import ModelConfig
+
+
+class Layer:
+    """Something with tensors that a checkpoint fills."""
+
+    def tensors(self, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+        """Yields each checkpoint name and the tensor, or part of one, that takes its values."""
+        for name, layer in self.children():
+            yield from layer.tensors(f"{prefix}{name}.")
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                yield prefix + name, value
+
+    def children(self) -> Iterator[tuple[str, Layer]]:
+        """Yields the layers held as attributes, or in lists as attributes, and their names."""
+        for name, value in vars(self).items():
+            if isinstance(value, Layer):
+                yield name, value
+            elif isinstance(value, list):
+                for index, item in enumerate(cast("list[Any]", value)):
+                    if isinstance(item, Layer):
+                        yield f"{name}.{index}", item
+
+    def descendants(self) -> Iterator[Layer]:
+        """Yields this layer and all layers below it."""
+        yield self
+        for _, layer in self.children():
+            yield from layer.descendants()
+
+
+class Linear(Layer):
+    """`y = x @ W.T + b`.
+
+    Args:
+        in_features: Columns of W.
+        out_features: Rows of W.
+        dtype: Of weight and bias.
+        bias: Whether there is one.
+    """
+
+    def __init__(self, in_features: int, out_features: int, dtype: torch.dtype, bias: bool = False) -> None:
+        self.weight = LinearWeight.from_dense(torch.empty(out_features, in_features, dtype=dtype))
+        self.bias = torch.empty(out_features, dtype=dtype) if bias else None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return ops.linear(x, self.weight, self.bias)
+
+    def tensors(self, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+        yield prefix + "weight", self.weight.data
+        if self.bias is not None:
+            yield prefix + "bias", self.bias
+
+
+class MergedLinear(Linear):
+    """Several matrices of the same input, stacked by rows into one.
+
+    Args:
+        in_features: Columns of W.
+        parts: The checkpoint's names, siblings of this layer, and how many rows each has.
+        dtype: Of weight and bias.
+        bias: Whether the parts have biases.
+    """
+
+    def __init__(self, in_features: int, parts: dict[str, int], dtype: torch.dtype, bias: bool = False) -> None:
+        super().__init__(in_features, sum(parts.values()), dtype, bias)
+        self.parts = parts
+
+    def tensors(self, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+        parent = prefix[: prefix.rstrip(".").rfind(".") + 1]
+        start = 0
+        for name, rows in self.parts.items():
+            yield f"{parent}{name}.weight", self.weight.data[start : start + rows]
+            if self.bias is not None:
+                yield f"{parent}{name}.bias", self.bias[start : start + rows]
+            start += rows
+
+
+class Embedding(Layer):
+    """Token ids to rows of a matrix `[vocab, hidden]`."""
+
+    def __init__(self, vocab_size: int, hidden_size: int, dtype: torch.dtype) -> None:
+        self.weight = torch.empty(vocab_size, hidden_size, dtype=dtype)
+
+    def __call__(self, ids: Tensor) -> Tensor:
+        return self.weight[ids]
+
+    def as_linear(self) -> LinearWeight:
+        """The same matrix as an output projection, sharing its memory."""
+        return LinearWeight.from_dense(self.weight)
+
+
+class RMSNorm(Layer):
+    """Root mean square norm (Zhang & Sennrich, 2019), alone or fused with the residual sum before it."""
+
+    def __init__(self, size: int, eps: float, dtype: torch.dtype) -> None:
+        self.weight = torch.empty(size, dtype=dtype)
+        self.eps = eps
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return ops.rms_norm(x, self.weight, self.eps)
+
+    def add(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the norm of `x + residual`, and the sum."""
+        return ops.add_rms_norm(x, residual, self.weight, self.eps)
+
+
+class Attention(Layer):
+    """Causal self-attention with grouped queries (Ainslie et al., 2023) over the paged cache.
+
+    Args:
+        config: The model's shape.
+        layer: Index of the decoder layer, which decides its window.
+        dtype: Of the weights.
+        qkv_bias: Whether q, k and v have biases.
+        output_bias: Whether the output projection has one.
+        qk_norm: Whether each head of q and k is normalised before it is rotated.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        layer: int,
+        dtype: torch.dtype,
+        *,
+        qkv_bias: bool = False,
+        output_bias: bool = False,
+        qk_norm: bool = False,
+    ) -> None:
+        q_size, kv_size = config.num_heads * config.head_size, config.num_kv_heads * config.head_size
+        parts = {"q_proj": q_size, "k_proj": kv_size, "v_proj": kv_size}
+        self.qkv_proj = MergedLinear(config.hidden_size, parts, dtype, qkv_bias)
+        self.o_proj = Linear(q_size, config.hidden_size, dtype, output_bias)
+        self.q_norm = RMSNorm(config.head_size, config.rms_norm_eps, dtype) if qk_norm else None
+        self.k_norm = RMSNorm(config.head_size, config.rms_norm_eps, dtype) if qk_norm else None
+        self.norm_eps = config.rms_norm_eps
+        self.head_size = config.head_size
+        self.heads = (config.num_heads, config.num_kv_heads, config.num_kv_heads)
+        self.scale = config.head_size**-0.5
+        self.window = config.sliding_window[layer]
+
+    def __call__(self, x: Tensor, cos_sin: Tensor, kv_cache: Tensor, meta: AttentionMetadata) -> Tensor:
+        num_tokens = x.shape[0]
+        qkv = self.qkv_proj(x).view(num_tokens, -1, self.head_size)
+        q, k, v = qkv.split(self.heads, 1)
+        q_norm = self.q_norm.weight if self.q_norm else None
+        k_norm = self.k_norm.weight if self.k_norm else None
+        q = ops.rope_and_cache_write(q, k, v, cos_sin, kv_cache, meta, q_norm, k_norm, self.norm_eps)
+        out = ops.paged_attention(q, kv_cache, meta, self.scale, self.window)
+        return self.o_proj(out.view(num_tokens, -1))
+
+
+class GatedMLP(Layer):
+    """`down(act(gate(x)) * up(x))` (GLU variants, Shazeer, 2020)."""
+
+    def __init__(self, config: ModelConfig, dtype: torch.dtype) -> None:
+        size = config.intermediate_size
+        parts = {"gate_proj": size, "up_proj": size}
+        self.gate_up_proj = MergedLinear(config.hidden_size, parts, dtype, config.mlp_bias)
+        self.down_proj = Linear(size, config.hidden_size, dtype, config.mlp_bias)
+        self.hidden_act = config.hidden_act
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.down_proj(self.activate(self.gate_up_proj(x)))
+
+    def activate(self, gate_up: Tensor) -> Tensor:
+        """`act(gate) * up` of `[T, gate | up]`."""
+        if self.hidden_act == "silu":
+            return ops.silu_and_mul(gate_up)
+        return ops.gelu_and_mul(gate_up, "tanh" if self.hidden_act == "gelu_tanh" else "none")

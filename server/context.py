@@ -1,0 +1,54 @@
+"""What the handlers share, and what is known of one request."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from .settings import ServerSettings
+
+if TYPE_CHECKING:
+    from ..engine.async_engine import AsyncEngine
+    from .metrics import Metrics
+
+
+@dataclass(slots=True)
+class ServerContext:
+    """One server's engine and state. Owned by the app, changed by the gate and by the drain."""
+
+    engine: AsyncEngine
+    settings: ServerSettings
+    metrics: Metrics
+    created: int = field(default_factory=lambda: int(time.time()))
+    draining: bool = False
+    num_in_flight: int = 0  # requests to anything but the probes
+
+    @property
+    def model_name(self) -> str:
+        """The name that clients use."""
+        return self.engine.config.model_name
+
+
+@dataclass(slots=True)
+class RequestRecord:
+    """One HTTP request on its way through the server; becomes its line in the log.
+
+    Attributes:
+        request_id: The id that the client gave or, if it gave none, the server's own. Two
+            requests may carry the same one: the engine never sees it.
+        internal_id: The server's own, unique.
+        key_digest: Names the API key without revealing it; separates the prefix caches of keys.
+    """
+
+    request_id: str
+    internal_id: str
+    key_digest: str | None = None
+    started: float = field(default_factory=time.perf_counter)
+    status: int = 0
+    num_prompt_tokens: int = 0
+    num_cached_tokens: int = 0
+    num_generation_tokens: int = 0
+    user: str | None = None
+    tags: dict[str, str] = field(default_factory=dict[str, str])
+    error: Exception | None = None

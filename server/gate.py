@@ -1,0 +1,149 @@
+"""The one door of the server: every request passes here first and is logged here last.
+
+Plain ASGI, outside of the router, so that nothing behind it can forget a check: header limits,
+request ids, the API key, the drain, and what happens to an exception that nobody expected.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import logging
+import time
+import uuid
+from collections.abc import Iterable
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ..errors import Draining, InvalidRequest, QuireError
+from .context import RequestRecord, ServerContext
+from .errors import ClientDisconnected, HeadersTooLarge, Unauthenticated, error_response
+
+logger = logging.getLogger("quire.server")
+access_logger = logging.getLogger("quire.access")
+
+PROBES = frozenset((b"/health", b"/ready", b"/ping"))  # open without a key
+WHILE_DRAINING = PROBES | {b"/metrics", b"/version"}
+MAX_REQUEST_ID_CHARACTERS = 256
+STATUS_CLIENT_GONE = 499  # in the log only: there was nobody to send it to
+
+
+class RequestGate:
+    """ASGI middleware around the whole application."""
+
+    def __init__(self, app: ASGIApp, context: ServerContext) -> None:
+        self.app = app
+        self.context = context
+        key = context.settings.api_key
+        self._key = None if key is None else key.encode()
+        self._key_digest = None if key is None else hashlib.sha256(key.encode()).hexdigest()[:16]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Lets a request in or answers it, and writes its line in the log."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        internal_id = uuid.uuid4().hex
+        record = RequestRecord(request_id=internal_id, internal_id=internal_id)
+        scope.setdefault("state", {})["record"] = record
+        reply = _Reply(record, send, self.context)
+        counted = scope["raw_path"] not in WHILE_DRAINING
+        self.context.num_in_flight += counted
+        try:
+            self._check(scope, record)
+            await self.app(scope, receive, reply)
+        except ClientDisconnected:
+            record.status = STATUS_CLIENT_GONE
+        except Exception as error:
+            record.error = error
+            if not isinstance(error, QuireError):
+                logger.exception("request %s failed", record.internal_id)
+            if not reply.started:
+                await error_response(error)(scope, receive, reply)
+        finally:
+            self.context.num_in_flight -= counted
+            _log(scope, record)
+
+    def _check(self, scope: Scope, record: RequestRecord) -> None:
+        headers: list[tuple[bytes, bytes]] = scope["headers"]
+        settings = self.context.settings
+        if len(headers) > settings.max_headers:
+            raise HeadersTooLarge(f"a request may have at most {settings.max_headers} headers")
+        if header_bytes(headers) > settings.max_header_bytes:
+            raise HeadersTooLarge(f"the headers may have at most {settings.max_header_bytes} bytes")
+        given = dict(headers)
+        if (request_id := given.get(b"x-request-id")) is not None:
+            record.request_id = check_request_id(request_id.decode("latin-1"), "X-Request-Id")
+        path: bytes = scope["raw_path"]
+        if self._key is not None and path not in PROBES:
+            scheme, _, token = given.get(b"authorization", b"").partition(b" ")
+            if scheme.lower() != b"bearer" or not hmac.compare_digest(token.strip(), self._key):
+                raise Unauthenticated("a valid API key is required: Authorization: Bearer KEY")
+            record.key_digest = self._key_digest
+        if self.context.draining and path not in WHILE_DRAINING:
+            raise Draining("the server is shutting down and takes no new requests", code="draining")
+
+
+class _Reply:
+    """The ASGI `send` of one request: adds headers, and remembers what was sent."""
+
+    def __init__(self, record: RequestRecord, send: Send, context: ServerContext) -> None:
+        self.record = record
+        self.send = send
+        self.context = context
+        self.started = False
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.started = True
+            self.record.status = message["status"]
+            headers = [*message["headers"], (b"x-request-id", self.record.request_id.encode())]
+            if self.context.draining:
+                headers = [header for header in headers if header[0] != b"connection"]
+                headers.append((b"connection", b"close"))
+            message["headers"] = headers
+        await self.send(message)
+
+
+def header_bytes(headers: Iterable[tuple[bytes, bytes]]) -> int:
+    """The size of headers as they stand on the wire, with ': ' and the line's end."""
+    return sum(len(name) + len(value) + 4 for name, value in headers)
+
+
+def check_request_id(request_id: str, param: str) -> str:
+    """The id, or `InvalidRequest`: it is written into a header and into the log."""
+    if not 0 < len(request_id) <= MAX_REQUEST_ID_CHARACTERS:
+        raise InvalidRequest(
+            f"{param} must have 1 to {MAX_REQUEST_ID_CHARACTERS} characters, got {len(request_id)}", param=param
+        )
+    if not (request_id.isascii() and request_id.isprintable()):
+        raise InvalidRequest(f"{param} must consist of printable ASCII characters", param=param)
+    return request_id
+
+
+def _log(scope: Scope, record: RequestRecord) -> None:
+    """One line per request, with neither prompts, outputs nor keys. Never fails the request."""
+    milliseconds = (time.perf_counter() - record.started) * 1000
+    # json.dumps quotes and escapes what clients chose, so that nobody forges a line.
+    line = f"{scope['method']} {json.dumps(scope['path'][:200])} {record.status} {milliseconds:.1f} ms"
+    if record.num_prompt_tokens:
+        line += (
+            f" prompt={record.num_prompt_tokens} cached={record.num_cached_tokens}"
+            f" generated={record.num_generation_tokens}"
+        )
+    line += f" id={record.internal_id}"
+    if record.request_id != record.internal_id:
+        line += f" request_id={json.dumps(record.request_id)}"
+    if record.user is not None:
+        line += f" user={json.dumps(record.user)}"
+    if record.tags:
+        line += f" metadata={json.dumps(record.tags)}"
+    if record.error is not None:
+        error = record.error
+        code = (error.code or error.type) if isinstance(error, QuireError) else "internal_error"
+        line += f" error={code}"
+    try:
+        access_logger.info("%s", line)
+    except Exception:  # noqa: S110 - a full disk or a broken handler is no reason to fail a request
+        pass

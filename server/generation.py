@@ -1,0 +1,206 @@
+"""From prompts to outputs, whatever the dialect: tokenising, running, merging, giving up.
+
+A dialect turns its request into `Prompts` and `SamplingParams`, and gets back batches of deltas:
+what the engine produced for any of the prompts since the last batch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
+from contextlib import aclosing, suppress
+from dataclasses import dataclass
+from typing import TypeVar
+
+import anyio.to_thread
+from starlette.types import Receive
+
+from ..engine.outputs import RequestOutput
+from ..engine.sampling_params import SamplingParams
+from ..errors import ContextLengthExceeded, EngineError
+from .context import RequestRecord, ServerContext
+from .errors import ClientDisconnected
+
+T = TypeVar("T")
+
+Batch = list[tuple[int, RequestOutput]]
+"""Deltas that came together, each with the index of its prompt."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What one HTTP request asks of the engine: every prompt with the same parameters."""
+
+    prompts: Sequence[list[int]]
+    params: SamplingParams
+    priority: int = 0
+    cache_salt: str | None = None
+
+
+async def encode(context: ServerContext, text: str, *, add_special_tokens: bool) -> list[int]:
+    """The tokens of a text. Raises `ContextLengthExceeded` without tokenising if it cannot fit."""
+    check_text_length(context, text)
+    tokenizer = context.engine.tokenizer
+    if len(text) <= context.settings.inline_bytes:
+        return tokenizer.encode(text, add_special_tokens=add_special_tokens)
+    return await anyio.to_thread.run_sync(
+        lambda: tokenizer.encode(text, add_special_tokens=add_special_tokens)
+    )
+
+
+def check_text_length(context: ServerContext, text: str, param: str | None = "prompt") -> None:
+    """Raises `ContextLengthExceeded` if the text has more bytes than a context full of the longest token."""
+    limit = context.engine.max_model_len
+    longest = context.engine.tokenizer.max_token_bytes
+    # A character has at most four bytes: most texts need not be encoded to be let through.
+    if 4 * len(text) > limit * longest:
+        num_bytes = len(text.encode())
+        if num_bytes > limit * longest:
+            raise ContextLengthExceeded(
+                f"the prompt has {num_bytes} bytes, at least {-(-num_bytes // longest)} tokens, "
+                f"and the model's context holds {limit} tokens",
+                param=param,
+            )
+
+
+async def run(context: ServerContext, record: RequestRecord, job: Job) -> AsyncGenerator[Batch, None]:
+    """Runs a job in the engine and yields its deltas as they come; ends when all are finished.
+
+    Raises what the engine raises; then, and when it is closed or cancelled, the requests that
+    are still running are aborted.
+    """
+    engine = context.engine
+    salt = ":".join(part for part in (record.key_digest, job.cache_salt) if part) or None
+    iterators = [
+        engine.generate(
+            prompt,
+            job.params,
+            request_id=f"{record.internal_id}-{index}",
+            priority=job.priority,
+            cache_salt=salt,
+        )
+        for index, prompt in enumerate(job.prompts)
+    ]
+    last = [time.perf_counter()] * len(iterators)
+    started = [False] * len(iterators)
+    async with aclosing(_merge(iterators)) as batches:
+        async for batch in batches:
+            now = time.perf_counter()
+            for index, output in batch:
+                num_new = sum(len(choice.token_ids) for choice in output.outputs)
+                record.num_generation_tokens += num_new
+                if not started[index]:
+                    record.num_prompt_tokens += len(output.prompt_token_ids)
+                    record.num_cached_tokens += output.num_cached_tokens
+                elif num_new:
+                    # The choices of a request run side by side: each of them waited since the last delta.
+                    context.metrics.inter_token_latency.observe((now - last[index]))
+                started[index] = True
+                last[index] = now
+                if any(choice.finish_reason in ("abort", "error") for choice in output.outputs):
+                    raise EngineError("the request was aborted in the engine", code="aborted")
+            yield batch
+
+
+async def _merge(iterators: Sequence[AsyncIterator[RequestOutput]]) -> AsyncGenerator[Batch, None]:
+    """The outputs of all iterators as they come; those that are there together in one batch."""
+    if len(iterators) == 1:
+        async with aclosing(iterators[0]) as outputs:  # type: ignore[type-var]
+            async for output in outputs:
+                yield [(0, output)]
+        return
+    queue: asyncio.Queue[tuple[int, RequestOutput] | Exception | None] = asyncio.Queue()
+    tasks = [
+        asyncio.create_task(_pump(index, iterator, queue)) for index, iterator in enumerate(iterators)
+    ]
+    try:
+        num_running = len(tasks)
+        while num_running:
+            batch: Batch = []
+            items = [await queue.get()]
+            while not queue.empty():
+                items.append(queue.get_nowait())
+            for item in items:
+                if isinstance(item, Exception):
+                    raise item
+                if item is None:
+                    num_running -= 1
+                else:
+                    batch.append(item)
+            if batch:
+                yield batch
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _pump(
+    index: int,
+    iterator: AsyncIterator[RequestOutput],
+    queue: asyncio.Queue[tuple[int, RequestOutput] | Exception | None],
+) -> None:
+    try:
+        async with aclosing(iterator) as outputs:  # type: ignore[type-var]
+            async for output in outputs:
+                queue.put_nowait((index, output))
+    except Exception as error:
+        queue.put_nowait(error)
+    else:
+        queue.put_nowait(None)
+
+
+class DeltaStream:
+    """The batches of a job, of which the first can be waited for before anything is answered.
+
+    Owns the generator: `aclose` ends it, and with it the requests in the engine.
+    """
+
+    def __init__(self, batches: AsyncGenerator[Batch, None]) -> None:
+        self._batches = batches
+        self._first = asyncio.create_task(self._next())
+
+    async def _next(self) -> Batch | None:
+        return await anext(self._batches, None)
+
+    async def wait_for_first(self, receive: Receive, timeout: float) -> None:
+        """Returns when the first batch is there or the time is over; raises what the engine raised."""
+        await while_connected(receive, asyncio.wait({self._first}, timeout=timeout))
+        if self._first.done():
+            self._first.result()
+
+    async def __aiter__(self) -> AsyncGenerator[Batch, None]:
+        batch = await self._first
+        if batch is None:
+            return
+        yield batch
+        async for batch in self._batches:
+            yield batch
+
+    async def aclose(self) -> None:
+        """Aborts what is still running. Can be called more than once."""
+        self._first.cancel()
+        with suppress(asyncio.CancelledError, Exception):
+            await self._first
+        await self._batches.aclose()
+
+
+async def while_connected(receive: Receive, work: Coroutine[object, object, T]) -> T:
+    """The result of `work`, which is cancelled, with `ClientDisconnected` raised, if the client goes."""
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_wait_for_disconnect(receive))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise ClientDisconnected
+    finally:
+        for future in (task, gone):
+            future.cancel()
+        await asyncio.gather(task, gone, return_exceptions=True)
+
+
+async def _wait_for_disconnect(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

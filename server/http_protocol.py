@@ -1,0 +1,116 @@
+"""uvicorn's HTTP/1.1 protocol with limits on what comes before a request is complete.
+
+uvicorn hands a request to the application once its headers are in. Headers that never end, or
+never come, are met here. The application's gate checks those that did come.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from ..errors import InvalidRequest, QuireError, RequestTimeout
+from .errors import HeadersTooLarge, error_body
+from .settings import ServerSettings
+
+LINGER_SECONDS = 1.0  # a close with unread bytes resets the connection and takes the answer with it
+
+
+class LimitedHttpProtocol(HttpToolsProtocol):
+    """One connection. Subclassed per server by `limited_protocol`, which sets the limits."""
+
+    settings = ServerSettings()
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._in_headers = True
+        self._num_header_bytes = 0
+        self._header_timer: asyncio.TimerHandle | None = None
+        self._refused = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Starts the clock of the first request."""
+        super().connection_made(transport)
+        self._start_header_timer()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stops the clock."""
+        self._stop_header_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Feeds the parser, then looks whether the headers have grown too long without an end."""
+        if self._refused:
+            return
+        super().data_received(data)
+        if self._in_headers and not self._refused:
+            self._num_header_bytes += len(data)
+            if self._num_header_bytes > self.settings.max_header_bytes:
+                self._refuse(
+                    HeadersTooLarge(f"the headers may have at most {self.settings.max_header_bytes} bytes")
+                )
+
+    def on_message_begin(self) -> None:
+        """A request line begins."""
+        super().on_message_begin()
+        self._in_headers = True
+        self._num_header_bytes = 0
+        if self._header_timer is None:
+            self._start_header_timer()
+
+    def on_headers_complete(self) -> None:
+        """From here on the application is responsible."""
+        self._in_headers = False
+        self._stop_header_timer()
+        super().on_headers_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """What uvicorn answers to a request that is no HTTP, as an error object."""
+        self._refuse(InvalidRequest("this is not valid HTTP/1.1", code="invalid_http"))
+
+    def _start_header_timer(self) -> None:
+        self._header_timer = self.loop.call_later(self.settings.header_timeout, self._headers_too_slow)
+
+    def _stop_header_timer(self) -> None:
+        if self._header_timer is not None:
+            self._header_timer.cancel()
+            self._header_timer = None
+
+    def _headers_too_slow(self) -> None:
+        self._header_timer = None
+        answering = self.cycle is not None and not self.cycle.response_complete
+        if not self.transport.is_closing() and not answering:
+            self._refuse(
+                RequestTimeout(
+                    f"the headers did not arrive within {self.settings.header_timeout:g} s",
+                    code="headers_timeout",
+                )
+            )
+
+    def _refuse(self, error: QuireError) -> None:
+        self._stop_header_timer()
+        body = error_body(error)
+        self.transport.write(
+            STATUS_LINE[error.status]
+            + b"content-type: application/json\r\nconnection: close\r\ncontent-length: "
+            + str(len(body)).encode()
+            + b"\r\n\r\n"
+            + body
+        )
+        self._refused = True
+        self.loop.call_later(LINGER_SECONDS, self.transport.close)
+
+
+def limited_protocol(settings: ServerSettings) -> type[LimitedHttpProtocol]:
+    """The protocol class with one server's limits."""
+    return type("QuireHttpProtocol", (LimitedHttpProtocol,), {"settings": settings})

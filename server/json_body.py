@@ -1,0 +1,122 @@
+"""From an HTTP request to a typed message, or to a 4xx that says what is wrong with it."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Mapping
+from typing import TypeVar
+
+import anyio
+import anyio.to_thread
+import msgspec
+from starlette.requests import Request
+
+from ..errors import InvalidRequest, RequestTimeout, RequestTooLarge
+from . import strict_json
+from .errors import ClientDisconnected, UnsupportedMediaType
+from .settings import ServerSettings
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+# Parameters of a dialect that quire knows and does not honour, with the values that ask for nothing.
+Unsupported = Mapping[str, tuple[object, ...]]
+
+_WHERE = re.compile(r" - at `(?:key in )?\$\.?(?P<path>[^`]*)`$")
+_UNKNOWN = re.compile(r"^Object contains unknown field `(?P<name>.*)`$", re.DOTALL)
+_MISSING = re.compile(r"^Object missing required field `(?P<name>.*)`$")
+
+
+async def read_message(
+    request: Request, message_type: type[T], settings: ServerSettings, *, unsupported: Unsupported
+) -> T:
+    """Reads and checks the body of a request; long ones are parsed in a thread.
+
+    Raises `UnsupportedMediaType` (415), `RequestTooLarge` (413), `RequestTimeout` (408),
+    `InvalidRequest` (400), or `ClientDisconnected`.
+    """
+    body = await read_body(request, settings)
+    if len(body) <= settings.inline_bytes:
+        return parse_message(body, message_type, settings, unsupported)
+    return await anyio.to_thread.run_sync(parse_message, body, message_type, settings, unsupported)
+
+
+async def read_body(request: Request, settings: ServerSettings) -> bytes:
+    """The raw body, at most `max_body_bytes`, whether or not the client states its length."""
+    _check_media_type(request)
+    limit = settings.max_body_bytes
+    too_large = RequestTooLarge(f"the body may have at most {limit} bytes", code="body_too_large")
+    length = request.headers.get("content-length", "0")
+    if length.isdecimal() and int(length[:20]) > limit:
+        raise too_large
+    body = bytearray()
+    try:
+        async with asyncio.timeout(settings.body_timeout):
+            more = True
+            while more:
+                message = await request.receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientDisconnected
+                body += message.get("body", b"")
+                more = message.get("more_body", False)
+                if len(body) > limit:
+                    raise too_large
+    except TimeoutError:
+        raise RequestTimeout(
+            f"the body did not arrive within {settings.body_timeout:g} s", code="body_timeout"
+        ) from None
+    return bytes(body)
+
+
+def _check_media_type(request: Request) -> None:
+    # Browsers send a form or plain text to any address without asking; JSON they ask for first.
+    media_type, *parameters = request.headers.get("content-type", "").lower().split(";")
+    if media_type.strip() != "application/json":
+        raise UnsupportedMediaType("the body must be JSON, sent with Content-Type: application/json")
+    for parameter in parameters:
+        name, _, value = parameter.strip().partition("=")
+        if name == "charset" and value.strip('"') not in ("utf-8", "utf8"):
+            raise UnsupportedMediaType("the body must be encoded in UTF-8")
+    encoding = request.headers.get("content-encoding", "identity")
+    if encoding.lower() != "identity":
+        raise UnsupportedMediaType(f"Content-Encoding {encoding[:40]!r} is not supported; send plain JSON")
+
+
+def parse_message(
+    body: bytes, message_type: type[T], settings: ServerSettings, unsupported: Unsupported
+) -> T:
+    """The typed message in a JSON text, or `InvalidRequest` naming the field at fault."""
+    value = strict_json.parse(
+        body, max_depth=settings.max_json_depth, max_values=settings.max_json_values
+    )
+    if not isinstance(value, dict):
+        raise InvalidRequest("the body must be a JSON object")
+    for name, neutral in unsupported.items():
+        if name in value:
+            given = value.pop(name)
+            if given is not None and not any(type(given) is type(one) and given == one for one in neutral):
+                raise InvalidRequest(
+                    f"{name} is not supported yet; leave it out", param=name, code="unsupported_parameter"
+                )
+    try:
+        return msgspec.convert(value, message_type)
+    except msgspec.ValidationError as error:
+        raise _invalid(str(error)) from None
+
+
+def _invalid(text: str) -> InvalidRequest:
+    """`InvalidRequest` from the text of a msgspec error, which ends with the path of the field."""
+    where = _WHERE.search(text)
+    path = where["path"] if where else ""
+    reason = text[: where.start()] if where else text
+
+    def inside(name: str) -> str:
+        return f"{path}.{name}" if path else name
+
+    if unknown := _UNKNOWN.match(reason):
+        param = inside(unknown["name"])[:120]
+        return InvalidRequest(f"unknown parameter: {param!r}", param=param, code="unknown_parameter")
+    if missing := _MISSING.match(reason):
+        param = inside(missing["name"])
+        return InvalidRequest(f"{param} is required", param=param, code="missing_parameter")
+    return InvalidRequest(f"{path or 'the body'}: {reason[:1].lower()}{reason[1:]}", param=path or None)

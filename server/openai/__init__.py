@@ -1,0 +1,1 @@
+"""The OpenAI dialect, with vLLM's extra parameters."""

@@ -1,0 +1,111 @@
+"""What completions and chat completions do alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from starlette.requests import Request
+
+from ...engine.outputs import TokenLogprobs
+from ...errors import InvalidRequest
+from ..context import RequestRecord, ServerContext
+from ..gate import check_request_id
+from .models import check_model
+from .protocol import (
+    CompletionTokensDetails,
+    PromptLogprob,
+    PromptLogprobs,
+    PromptTokensDetails,
+    SamplingFields,
+    Usage,
+)
+
+MAX_LABEL_CHARACTERS = 256
+MAX_TAGS = 16
+MAX_TAG_CHARACTERS = 512
+PRIORITY_LIMIT = 1 << 31
+LOWEST_LOGPROB = -9999.0  # JSON has no infinity
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """What every message of one answer carries."""
+
+    id: str
+    created: int
+    model: str
+
+
+def check_common(context: ServerContext, request: Request, body: SamplingFields) -> None:
+    """Checks the fields that are no sampling parameters, and notes the caller's labels."""
+    record: RequestRecord = request.state.record
+    check_model(context, body.model)
+    if body.stream_options is not None and not body.stream:
+        raise InvalidRequest("stream_options needs stream: true", param="stream_options")
+    if body.prompt_logprobs is not None and body.stream:
+        raise InvalidRequest("prompt_logprobs are not available in a stream", param="prompt_logprobs")
+    if body.request_id is not None:
+        record.request_id = check_request_id(body.request_id, "request_id")
+    record.user = _label("user", body.user)
+    if body.cache_salt is not None:
+        _label("cache_salt", body.cache_salt)
+
+
+def check_metadata(record: RequestRecord, tags: dict[str, str] | None, identifier: str | None) -> None:
+    """Puts OpenAI's `metadata` and `safety_identifier` on the request's line in the log."""
+    if tags is not None and len(tags) > MAX_TAGS:
+        raise InvalidRequest(f"metadata takes at most {MAX_TAGS} pairs, got {len(tags)}", param="metadata")
+    for key, value in (tags or {}).items():
+        if max(len(key), len(value)) > MAX_TAG_CHARACTERS:
+            raise InvalidRequest(
+                f"metadata takes at most {MAX_TAG_CHARACTERS} characters in a key or value", param="metadata"
+            )
+    record.tags = dict(tags or {})
+    if identifier is not None:
+        record.tags["safety_identifier"] = _label("safety_identifier", identifier) or ""
+
+
+def _label(name: str, value: str | None) -> str | None:
+    if value is not None and not 0 < len(value) <= MAX_LABEL_CHARACTERS:
+        raise InvalidRequest(
+            f"{name} must have 1 to {MAX_LABEL_CHARACTERS} characters, got {len(value)}", param=name
+        )
+    return value
+
+
+def priority(request: Request, body: SamplingFields) -> int:
+    """The body's `priority`, or the header's; lower runs first."""
+    value = body.priority
+    if value is None:
+        header = request.headers.get("x-vllm-priority", "0").strip()
+        if not header.removeprefix("-").isdecimal() or len(header) > 11:
+            raise InvalidRequest(f"X-Vllm-Priority must be an integer, got {header[:40]!r}", param="priority")
+        value = int(header)
+    if abs(value) >= PRIORITY_LIMIT:
+        raise InvalidRequest(f"priority must be below 2³¹ in size, got {value}", param="priority")
+    return value
+
+
+def usage(record: RequestRecord) -> Usage:
+    """The tokens so far."""
+    return Usage(
+        prompt_tokens=record.num_prompt_tokens,
+        completion_tokens=record.num_generation_tokens,
+        total_tokens=record.num_prompt_tokens + record.num_generation_tokens,
+        prompt_tokens_details=PromptTokensDetails(record.num_cached_tokens),
+        completion_tokens_details=CompletionTokensDetails(0),
+    )
+
+
+def prompt_logprobs(entries: list[TokenLogprobs | None], num_top: int) -> PromptLogprobs:
+    """vLLM's `prompt_logprobs`: per token of the prompt, the token and the `num_top` most likely ones."""
+    return [
+        None
+        if entry is None
+        else {
+            str(token): PromptLogprob(max(item.logprob, LOWEST_LOGPROB), item.rank, item.decoded_token)
+            for place, (token, item) in enumerate(entry.items())
+            if place == 0 or item.rank <= num_top
+        }
+        for entry in entries
+    ]

@@ -1,0 +1,90 @@
+"""Log-probabilities in the two shapes that OpenAI has for them."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Sequence
+
+from ...engine.outputs import Logprob, TokenLogprobs
+from ...models.tokenizer import Tokenizer
+from .common import LOWEST_LOGPROB
+from .protocol import ChatLogprobs, CompletionLogprobs, TokenLogprob, TopLogprob
+
+
+class TextOffsets:
+    """Where each token begins in the text of a choice, in characters.
+
+    A token that ends within a character counts for nothing; the one that completes it counts for one.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, *, skip_special_tokens: bool) -> None:
+        self._tokenizer = tokenizer
+        self._skipped = frozenset(tokenizer.special_token_ids) if skip_special_tokens else frozenset[int]()
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._position = 0
+
+    def place(self, token: int) -> int:
+        """The offset of the next token."""
+        offset = self._position
+        if token not in self._skipped:
+            self._position += len(self._decoder.decode(self._tokenizer.token_bytes(token)))
+        return offset
+
+
+def completion_logprobs(
+    tokenizer: Tokenizer,
+    tokens: Sequence[int],
+    entries: Sequence[TokenLogprobs | None],
+    offsets: TextOffsets,
+    num_top: int,
+) -> CompletionLogprobs:
+    """Parallel lists; a token without an entry, the first of a prompt, has nulls."""
+    result = CompletionLogprobs([], [], [], [])
+    for token, entry in zip(tokens, entries, strict=True):
+        result.tokens.append(_spell(tokenizer, token))
+        result.text_offset.append(offsets.place(token))
+        if entry is None:
+            result.token_logprobs.append(None)
+            result.top_logprobs.append(None)
+            continue
+        result.token_logprobs.append(_finite(entry[token]))
+        top: dict[str, float] = {}
+        for other, item in entry.items():
+            if other == token or item.rank <= num_top:
+                top.setdefault(_spell(tokenizer, other), _finite(item))
+        result.top_logprobs.append(top)
+    return result
+
+
+def chat_logprobs(
+    tokenizer: Tokenizer, tokens: Sequence[int], entries: Sequence[TokenLogprobs], num_top: int
+) -> ChatLogprobs:
+    """One object per token, with the `num_top` most likely tokens in its place, best first."""
+    content: list[TokenLogprob] = []
+    for token, entry in zip(tokens, entries, strict=True):
+        best = sorted(entry.items(), key=lambda item: item[1].rank)[:num_top]
+        content.append(
+            TokenLogprob(
+                entry[token].decoded_token,
+                _finite(entry[token]),
+                list(tokenizer.token_bytes(token)),
+                [
+                    TopLogprob(item.decoded_token, _finite(item), list(tokenizer.token_bytes(other)))
+                    for other, item in best
+                ],
+            )
+        )
+    return ChatLogprobs(content)
+
+
+def _finite(item: Logprob) -> float:
+    return max(item.logprob, LOWEST_LOGPROB)
+
+
+def _spell(tokenizer: Tokenizer, token: int) -> str:
+    """The token's text or, where it is no whole characters, its bytes as OpenAI writes them."""
+    data = tokenizer.token_bytes(token)
+    try:
+        return data.decode("utf-8") or tokenizer.token_text(token)
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)

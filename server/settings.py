@@ -1,0 +1,105 @@
+"""The HTTP server's limits and switches, each with the reason for its default."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+API_KEY_VARIABLE = "QUIRE_API_KEY"
+API_KEY_FILE_VARIABLE = "QUIRE_API_KEY_FILE"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerSettings:
+    """Every limit is on by default. Sizes are in bytes, times in seconds.
+
+    Raises ValueError naming the setting if one is out of range.
+
+    Attributes:
+        api_key: What clients must send as `Authorization: Bearer`; None for no key. It comes from
+            the environment or from a file, never from the command line, where `ps` shows it.
+        insecure: Allow an address that other machines reach without an API key.
+        max_body_bytes: A larger body is refused with 413 while it is read.
+        body_timeout: A body that takes longer is refused with 408.
+        max_header_bytes: Request line and headers together; more is refused with 431.
+        max_headers: The number of headers; more are refused with 431.
+        header_timeout: Headers that take longer, counted from the connection or from the first
+            byte of the next request, are refused with 408.
+        keep_alive_timeout: An idle connection is closed after this time.
+        max_json_depth: Deeper JSON is refused.
+        max_json_values: JSON with more values is refused: each costs some 60 bytes once parsed.
+        inline_bytes: A body or text longer than this is parsed or tokenised in a thread, so that
+            the event loop goes on.
+        max_prompts: Prompts in one request.
+        max_sequences: Prompts times choices in one request.
+        keep_alive_interval: A silent stream carries a comment line this often, so that proxies do
+            not cut it. A stream whose first token takes longer is opened without one.
+        send_timeout: A client that takes no data for so long is cut off.
+        drain_timeout: On SIGTERM, running requests have this long to finish.
+    """
+
+    api_key: str | None = field(default=None, repr=False)
+    insecure: bool = False
+    max_body_bytes: int = 16 * 1024 * 1024
+    body_timeout: float = 30.0
+    max_header_bytes: int = 64 * 1024
+    max_headers: int = 128
+    header_timeout: float = 10.0
+    keep_alive_timeout: int = 30
+    max_json_depth: int = 64
+    max_json_values: int = 1 << 20
+    inline_bytes: int = 32 * 1024
+    max_prompts: int = 1024
+    max_sequences: int = 1024
+    keep_alive_interval: float = 15.0
+    send_timeout: float = 60.0
+    drain_timeout: float = 30.0
+
+    def __post_init__(self) -> None:
+        for name in self.__slots__:
+            value = getattr(self, name)
+            if name not in ("api_key", "insecure") and not value > 0:
+                raise ValueError(f"{name} must be positive, got {value!r}")
+        if self.api_key is not None and not (self.api_key.isascii() and self.api_key.isprintable()):
+            raise ValueError("the API key must consist of printable ASCII characters")
+        if self.api_key is not None and (not self.api_key or " " in self.api_key):
+            raise ValueError("the API key must neither be empty nor contain spaces")
+
+
+def read_api_key() -> str | None:
+    """The key in QUIRE_API_KEY, or in the file that QUIRE_API_KEY_FILE names, or None.
+
+    Raises ValueError if a variable is set but gives no key, rather than serving without one.
+    """
+    key = os.environ.get(API_KEY_VARIABLE)
+    path = os.environ.get(API_KEY_FILE_VARIABLE)
+    if key is not None:
+        if not key.strip():
+            raise ValueError(f"{API_KEY_VARIABLE} is set but empty; unset it to serve without a key")
+        return key.strip()
+    if path is None:
+        return None
+    try:
+        key = Path(path).read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise ValueError(f"{API_KEY_FILE_VARIABLE}: cannot read {path}: {error.strerror}") from error
+    if not key:
+        raise ValueError(f"{API_KEY_FILE_VARIABLE}: {path} is empty")
+    return key
+
+
+def check_bind_address(host: str, settings: ServerSettings) -> None:
+    """Raises ValueError if other machines would reach the server and no API key is set."""
+    if settings.api_key is not None or settings.insecure:
+        return
+    try:
+        loopback = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        loopback = host == "localhost"
+    if not loopback:
+        raise ValueError(
+            f"{host} can be reached from other machines, and no API key is set: set {API_KEY_VARIABLE} "
+            f"or {API_KEY_FILE_VARIABLE}, or allow it with --insecure"
+        )

@@ -1,0 +1,80 @@
+"""Server-sent events: how a stream opens, stays alive, fails and ends."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator
+
+from sse_starlette.event import ServerSentEvent
+from sse_starlette.sse import AppStatus, EventSourceResponse
+from starlette.requests import Request
+from starlette.types import Receive, Scope, Send
+
+from ..errors import QuireError
+from .context import RequestRecord, ServerContext
+from .errors import error_body
+from .generation import DeltaStream
+
+logger = logging.getLogger("quire.server")
+
+DONE = b"data: [DONE]\n\n"
+
+# The library would end every stream when uvicorn is told to exit; quire lets them finish first.
+AppStatus.disable_automatic_graceful_drain()
+
+
+def event(data: bytes) -> bytes:
+    """One event with a single line of data."""
+    return b"data: " + data + b"\n\n"
+
+
+class EventStream(EventSourceResponse):
+    """A response of ready-made events over the deltas of a job, which it aborts when it ends."""
+
+    def __init__(self, context: ServerContext, deltas: DeltaStream, events: AsyncIterator[bytes]) -> None:
+        super().__init__(
+            events,
+            ping=context.settings.keep_alive_interval,  # type: ignore[arg-type]
+            ping_message_factory=_keep_alive,
+            send_timeout=context.settings.send_timeout,
+        )
+        self._deltas = deltas
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Streams; a client that goes ends the job."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await self._deltas.aclose()
+
+
+def _keep_alive() -> ServerSentEvent:
+    return ServerSentEvent(comment="keep-alive", sep="\n")
+
+
+async def open_stream(
+    context: ServerContext, request: Request, deltas: DeltaStream, events: AsyncIterator[bytes]
+) -> EventStream:
+    """The response, once there is something to say: what fails before is a plain HTTP error.
+
+    When the first token takes longer than the keep-alive interval, the stream opens without it.
+    """
+    try:
+        await deltas.wait_for_first(request.receive, context.settings.keep_alive_interval)
+    except BaseException:
+        await deltas.aclose()
+        raise
+    return EventStream(context, deltas, with_end(events, request.state.record))
+
+
+async def with_end(events: AsyncIterator[bytes], record: RequestRecord) -> AsyncGenerator[bytes, None]:
+    """The events, then an error event if they failed, then [DONE]."""
+    try:
+        async for data in events:
+            yield data
+    except Exception as error:
+        record.error = error
+        if not isinstance(error, QuireError):
+            logger.exception("request %s failed in mid-stream", record.internal_id)
+        yield event(error_body(error))
+    yield DONE
