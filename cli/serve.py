@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
 from typing import Annotated
 
 import typer
 
 from ..engine.config import EngineConfig
-from ..server.settings import ServerSettings
+from ..errors import QuireError
+from ..server.settings import ServerSettings, read_api_key
 from .logs import LogLevel
 from .options import ENGINE, SERVER, takes
 
@@ -31,3 +34,13 @@ def serve(
 
     The API key that clients must send comes from QUIRE_API_KEY or from the file QUIRE_API_KEY_FILE.
     """
+    # The engine's process, which the server starts, reads it too.
+    os.environ["QUIRE_LOG_LEVEL"] = log_level
+    from ..server.main import serve as run
+
+    try:
+        run(config, host=host, port=port, settings=dataclasses.replace(settings, api_key=read_api_key()))
+    except OSError as error:
+        raise QuireError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise QuireError(str(error)) from error

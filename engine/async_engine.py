@@ -102,7 +102,7 @@ class AsyncEngine:
         config: All settings.
         model_config: The model's shape.
         tokenizer: The model's tokenizer.
-        chat_template: The model's chat template, or None.
+        chat_template: The model's chat template, which refuses if there is none.
         max_model_len: Tokens of a request, prompt and output.
         stats: The engine's figures after its last step.
     """
@@ -262,7 +262,9 @@ class AsyncEngine:
                 self._ready = False
                 self._fail_all("the engine process ended; it is being restarted")
                 code = await process.process.wait()
-                logger.error("engine process %d ended with exit code %s; restarting", process.process.pid, code)
+                logger.error(
+                    "engine process %d ended with exit code %s; restarting", process.process.pid, code
+                )
                 delay = 0.0
             await process.stop()
             await asyncio.sleep(delay)

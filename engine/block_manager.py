@@ -114,4 +114,6 @@ class BlockManager:
 
 def _root(salt: str | None) -> bytes:
     """The parent of a first block."""
-    return blake2b((salt or "").encode("utf-8", "surrogatepass"), person=b"quire.salt", digest_size=16).digest()
+    return blake2b(
+        (salt or "").encode("utf-8", "surrogatepass"), person=b"quire.salt", digest_size=16
+    ).digest()

@@ -65,9 +65,12 @@ def choose(config: EngineConfig) -> ModelChoice:
         limit = int(limit * model_config.rope.factor)
     if max_model_len > limit:
         raise ModelTooLarge(
-            f"max_model_len={max_model_len} exceeds the model's context of {limit} tokens", param="max_model_len"
+            f"max_model_len={max_model_len} exceeds the model's context of {limit} tokens",
+            param="max_model_len",
         )
-    return ModelChoice(folder, model_config, device, _dtype(config.dtype, model_config, device), max_model_len)
+    return ModelChoice(
+        folder, model_config, device, _dtype(config.dtype, model_config, device), max_model_len
+    )
 
 
 def kv_cache_shape(choice: ModelChoice, block_size: int) -> KVCacheShape:
@@ -171,10 +174,10 @@ def _check_weights_fit(config: EngineConfig, choice: ModelChoice) -> None:
     if config.load_format == "dummy":
         return
     stored = torch.empty(0, dtype=getattr(torch, choice.config.dtype)).element_size()
-    needed = sum(file.stat().st_size for file in weight_files(choice.folder)) * choice.dtype.itemsize // stored
-    free = (
-        available_ram() if choice.device.type == "cpu" else torch.cuda.mem_get_info(choice.device)[0]
+    needed = (
+        sum(file.stat().st_size for file in weight_files(choice.folder)) * choice.dtype.itemsize // stored
     )
+    free = available_ram() if choice.device.type == "cpu" else torch.cuda.mem_get_info(choice.device)[0]
     if needed > free:
         raise ModelTooLarge(
             f"the weights take {format_bytes(needed)} as {choice.dtype}, but only {format_bytes(free)} of "

@@ -56,7 +56,7 @@ def split_choices(
     """One engine request per choice; the later ones follow the first, to share its blocks."""
     return [
         EngineRequest(
-            id,
+            choice_id,
             prompt_token_ids,
             params if params.n == 1 else params.for_choice(index),
             priority,
@@ -64,7 +64,7 @@ def split_choices(
             arrival_time,
             ids[0] if index else None,
         )
-        for index, id in enumerate(ids)
+        for index, choice_id in enumerate(ids)
     ]
 
 

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from ..errors import EngineError, InvalidRequest
 from ..models.chat_template import ChatTemplate
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-Prompt = str | list[int] | Mapping[str, list[int]]
+Prompt = str | Sequence[int] | Mapping[str, Sequence[int]]
 """Text, token ids, or token ids as `{"prompt_token_ids": [...]}`."""
 
 Message = Mapping[str, Any]
@@ -51,7 +51,8 @@ class LLM:
 
     def __init__(self, model: str, **settings: Any) -> None:
         # The queue limit protects a server; offline, whatever is asked for is queued.
-        self.config = EngineConfig(model=model, **{"max_num_waiting": 1 << 31, **settings})
+        settings.setdefault("max_num_waiting", 1 << 31)
+        self.config = EngineConfig(model=model, **settings)
         self.engine, choice, self.memory_plan = build_engine(self.config)
         self.model_config = choice.config
         self.max_model_len = choice.max_model_len
@@ -109,10 +110,9 @@ class LLM:
         Raises:
             InvalidRequest: If the model has no chat template or the template refuses the messages.
         """
-        conversations = [messages] if messages and isinstance(messages[0], Mapping) else messages
-        prompts: list[Prompt] = [
-            {"prompt_token_ids": self.encode_chat(c, add_generation_prompt, chat_template_kwargs)}  # pyright: ignore[reportArgumentType]
-            for c in conversations
+        prompts = [
+            self.encode_chat(conversation, add_generation_prompt, chat_template_kwargs)
+            for conversation in _conversations(messages)
         ]
         return self.generate(prompts, sampling_params, use_tqdm=use_tqdm)
 
@@ -142,8 +142,6 @@ class LLM:
         chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> list[int]:
         """The tokens of a conversation, as the model's chat template writes it."""
-        if self.chat_template is None:
-            raise InvalidRequest("this model has no chat template; use generate()", param="messages")
         text = self.chat_template.render(
             [dict(message) for message in messages],
             add_generation_prompt=add_generation_prompt,
@@ -216,12 +214,14 @@ class LLM:
                 for output in outputs:
                     totals[output.request_id] = merge(totals.get(output.request_id), output)
                     num_tokens += sum(len(choice.token_ids) for choice in output.outputs)
-                ended = {id for id in remaining if id in totals and totals[id].finished}
+                ended = {request_id for request_id in remaining if _is_finished(totals.get(request_id))}
                 remaining -= ended
                 if ended:
-                    bar.set_postfix_str(f"{num_tokens / (time.monotonic() - started):.1f} tok/s", refresh=False)
+                    bar.set_postfix_str(
+                        f"{num_tokens / (time.monotonic() - started):.1f} tok/s", refresh=False
+                    )
                     bar.update(len(ended))
-        return [totals[id] for id in ids]
+        return [totals[request_id] for request_id in ids]
 
     @staticmethod
     def _failed(request_id: str, so_far: RequestOutput | None) -> RequestOutput:
@@ -233,13 +233,24 @@ class LLM:
         return output
 
 
+def _is_finished(output: RequestOutput | None) -> bool:
+    return output is not None and output.finished
+
+
 def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
-    """One prompt as a list of one. A list of integers is one prompt."""
+    """One prompt as a list of one. A sequence of integers is one prompt."""
     if isinstance(prompts, str | Mapping):
         return [prompts]
     if prompts and isinstance(prompts[0], int):
-        return [list(prompts)]  # pyright: ignore[reportArgumentType]
-    return list(prompts)  # pyright: ignore[reportArgumentType]
+        return [cast("Sequence[int]", prompts)]
+    return list(cast("Sequence[Prompt]", prompts))
+
+
+def _conversations(messages: Sequence[Message] | Sequence[Sequence[Message]]) -> list[Sequence[Message]]:
+    """One conversation as a list of one."""
+    if messages and isinstance(messages[0], Mapping):
+        return [cast("Sequence[Message]", messages)]
+    return list(cast("Sequence[Sequence[Message]]", messages))
 
 
 def _one_each(name: str, value: T | Sequence[T], num: int) -> list[T]:

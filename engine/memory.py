@@ -70,7 +70,7 @@ class MemoryPlan:
             f"{self.num_tokens:,} tokens, {format_bytes(self.num_blocks * shape.bytes_per_block)} "
             f"({self.reason}). One token takes 2 x {shape.num_layers} layers x {shape.num_kv_heads} KV heads "
             f"x {shape.head_size} x {shape.dtype_size} bytes = {shape.bytes_per_token:,} bytes; "
-            f"{self.num_tokens / self.max_model_len:.1f} requests of {self.max_model_len:,} tokens fit at once."
+            f"{self.num_tokens / self.max_model_len:.1f} requests of {self.max_model_len:,} tokens fit."
         )
 
 
@@ -152,9 +152,9 @@ def _cgroup(name: str) -> int | None:
 
 
 def format_bytes(num_bytes: float) -> str:
-    """Bytes in the largest binary unit, with three figures."""
+    """Bytes in the largest binary unit, with four figures."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if num_bytes < 1024:
-            return f"{num_bytes:.3g} {unit}"
+            return f"{num_bytes:.4g} {unit}"
         num_bytes /= 1024
-    return f"{num_bytes:.3g} TiB"
+    return f"{num_bytes:.4g} TiB"

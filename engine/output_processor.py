@@ -94,9 +94,11 @@ class OutputProcessor:
         if state is None:
             return []
         ids = [f"{request_id}.{choice.index}" for choice in state.choices]
-        running = [id for id, choice in zip(ids, state.choices, strict=True) if not choice.finished]
-        for id in ids:
-            del self._choices[id]
+        running = [
+            choice_id for choice_id, choice in zip(ids, state.choices, strict=True) if not choice.finished
+        ]
+        for choice_id in ids:
+            del self._choices[choice_id]
         return running
 
     def request_ids(self) -> list[str]:

@@ -131,7 +131,8 @@ class SamplingParams:
             if not isinstance(text, str) or not text or len(text) > MAX_STOP_CHARACTERS:
                 shown = repr(text) if len(str(text)) < 80 else f"{len(text)} characters"
                 raise InvalidRequest(
-                    f"a stop string must have 1 to {MAX_STOP_CHARACTERS} characters, got {shown}", param="stop"
+                    f"a stop string must have 1 to {MAX_STOP_CHARACTERS} characters, got {shown}",
+                    param="stop",
                 )
 
     def check_vocabulary(self, vocab_size: int) -> None:

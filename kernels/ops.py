@@ -89,13 +89,25 @@ class Op(Generic[P, R]):
         if forced:
             detail = "; ".join(reasons) or f"no such column on {device}"
             raise KernelUnavailable(f"QUIRE_KERNELS forces {self.name}={forced}, but {detail}")
-        if reasons:
-            logger.warning("%s runs on the reference (%s)", self.name, "; ".join(reasons))
+        _log_fall_back(self.name, reasons)
         return self.reference
 
     def forget(self) -> None:
         """Drops the choices made so far, after `QUIRE_KERNELS` has changed."""
         self._chosen.clear()
+
+
+_logged: set[str] = set()
+
+
+def _log_fall_back(op: str, reasons: list[str]) -> None:
+    """Says once for each reason, not for each op that it touches, why the reference runs."""
+    for reason in reasons:
+        if reason not in _logged:
+            _logged.add(reason)
+            logger.warning(
+                "%s runs on the slow reference kernel, as do all ops with this reason: %s", op, reason
+            )
 
 
 def _forced_column(op: str) -> str | None:

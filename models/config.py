@@ -253,7 +253,8 @@ def _dtype(config: Fields) -> str:
 
 
 def _rope(config: Fields, max_position: int) -> RopeConfig:
-    rope = config.object("rope_scaling") or config.object("rope_parameters") or Fields({}, "config.json: rope")
+    nothing = Fields({}, config.source)
+    rope = config.object("rope_scaling") or config.object("rope_parameters") or nothing
     kind = rope.string("rope_type", rope.string("type", "default"))
     if kind not in get_args(RopeKind):
         raise ModelError(f"{rope.source}: rope_type {kind!r} is not one of {', '.join(get_args(RopeKind))}.")

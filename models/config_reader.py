@@ -7,7 +7,6 @@ wrong. null counts as absent, as it does in Hugging Face's own loaders.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -17,6 +16,8 @@ from ..errors import ModelError
 MAX_JSON_BYTES = 64 << 20
 MAX_SIZE = 1 << 24
 """Larger than any dimension of any model, small enough that products of two fit 64 bits."""
+
+MAX_NUMBER = 1e30
 
 
 def read_json(path: Path, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
@@ -57,9 +58,7 @@ class Fields:
         """Whether the field is present and not null."""
         return self.values.get(name) is not None
 
-    def integer(
-        self, name: str, default: int | None = None, *, low: int = 1, high: int = MAX_SIZE
-    ) -> int:
+    def integer(self, name: str, default: int | None = None, *, low: int = 1, high: int = MAX_SIZE) -> int:
         """An integer in `low..high`; required if there is no default."""
         value: object = self.values.get(name)
         if value is None and default is not None:
@@ -73,10 +72,10 @@ class Fields:
         value: object = self.values.get(name)
         if value is None and default is not None:
             return default
-        number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e30
-        if not number or not math.isfinite(value) or value <= low:
-            raise self.error(name, f"a number greater than {low:g}")
-        return float(value)
+        # A limit rather than isfinite, because JSON's integers can be too long for a float.
+        if isinstance(value, int | float) and not isinstance(value, bool) and low < value < MAX_NUMBER:
+            return float(value)
+        raise self.error(name, f"a number greater than {low:g}")
 
     def optional_number(self, name: str, *, low: float = 0.0) -> float | None:
         """Like `number`, or None if the field is absent."""

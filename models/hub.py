@@ -13,8 +13,8 @@ ALLOWED_FILES = ["*.json", "*.safetensors", "tokenizer.model", "*.jinja"]
 # Second copies of the weights in other frameworks' layouts.
 IGNORED_FILES = ["consolidated*", "original/*", "onnx/*"]
 
-# owner/name, as the hub allows them; one dot or dash at a time, so that nothing looks like a path.
-_HUB_ID = re.compile(r"[A-Za-z0-9_]+([-.][A-Za-z0-9_]+|--+[A-Za-z0-9_]+)*/[A-Za-z0-9_]+([-._]+[A-Za-z0-9_]+)*")
+# owner/name as the hub allows them: no leading dot or dash, and so nothing that looks like a path.
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 
 
 def resolve_model(name: str, revision: str | None = None) -> Path:
@@ -49,8 +49,8 @@ def _download(name: str, revision: str | None) -> Path:
     )
 
     try:
-        return Path(
-            snapshot_download(name, revision=revision, allow_patterns=ALLOWED_FILES, ignore_patterns=IGNORED_FILES)
+        folder = snapshot_download(
+            name, revision=revision, allow_patterns=ALLOWED_FILES, ignore_patterns=IGNORED_FILES
         )
     except GatedRepoError as error:
         raise ModelError(f"{name} is gated: accept its licence on the hub and set HF_TOKEN.") from error
@@ -63,3 +63,4 @@ def _download(name: str, revision: str | None) -> Path:
             f"{name} is not in the local cache and the hub cannot be reached; "
             "download it first, or give a local folder."
         ) from error
+    return Path(folder)

@@ -83,7 +83,9 @@ class MergedLinear(Linear):
         bias: Whether the parts have biases.
     """
 
-    def __init__(self, in_features: int, parts: dict[str, int], dtype: torch.dtype, bias: bool = False) -> None:
+    def __init__(
+        self, in_features: int, parts: dict[str, int], dtype: torch.dtype, bias: bool = False
+    ) -> None:
         super().__init__(in_features, sum(parts.values()), dtype, bias)
         self.parts = parts
 

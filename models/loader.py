@@ -68,7 +68,9 @@ def load_model(
     else:
         stored = stored_tensors(folder)
         if config.tie_word_embeddings and _heads_differ(stored):
-            logger.warning("config.json ties lm_head to the embeddings, but the checkpoint has both and they differ: not tied")
+            logger.warning(
+                "config.json ties lm_head to the embeddings, but the two differ: they are not tied"
+            )
             config = replace(config, tie_word_embeddings=False)
         skeleton = _build(architecture, config, "meta", dtype, 1)
         shapes = {name: tuple(tensor.shape) for name, tensor in skeleton.tensors()}
@@ -131,7 +133,9 @@ def match_tensors(
     if missing:
         raise ModelError(f"The checkpoint lacks {_some(missing)}.")
     if unexpected:
-        raise ModelError(f"The checkpoint holds tensors that this architecture does not have: {_some(unexpected)}.")
+        raise ModelError(
+            f"The checkpoint holds tensors that this architecture does not have: {_some(unexpected)}."
+        )
     for name, shape in shapes.items():
         source = sources[name]
         if source.shape != shape:
@@ -140,7 +144,9 @@ def match_tensors(
                 f"config.json asks for {list(shape)}."
             )
         if source.dtype not in FLOAT_DTYPES:
-            raise ModelError(f"{source.name} in {source.file} is stored as {source.dtype}, which is not supported.")
+            raise ModelError(
+                f"{source.name} in {source.file} is stored as {source.dtype}, which is not supported."
+            )
     return sources
 
 

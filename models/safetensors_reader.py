@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,7 +68,7 @@ def weight_files(folder: Path) -> list[Path]:
     if single.exists():
         return [single]
     # Mistral's repositories hold a second copy under the names of another framework.
-    files = [file for file in sorted(folder.glob("*.safetensors")) if not file.name.startswith("consolidated")]
+    files = sorted(set(folder.glob("*.safetensors")) - set(folder.glob("consolidated*")))
     if files:
         return files
     if any(file for pattern in _PICKLES for file in folder.glob(pattern)):
@@ -102,13 +102,13 @@ def _read_header(file: Path) -> Iterator[StoredTensor]:
         if header > min(size - 8, MAX_HEADER_BYTES):
             raise ModelError(f"{file} announces a header of {header} bytes; the file has {size}.")
         with safe_open(file, framework="pt") as handle:
-            for name in handle.keys():
+            for name in handle.keys():  # noqa: SIM118 (the handle is no mapping)
                 part = handle.get_slice(name)
                 yield StoredTensor(file, name, tuple(part.get_shape()), str(part.get_dtype()))
 
 
 @contextmanager
-def file_errors(file: Path) -> Iterator[None]:
+def file_errors(file: Path) -> Generator[None]:
     """Turns what a malformed file raises into a `ModelError` naming it."""
     try:
         yield

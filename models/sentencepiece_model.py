@@ -15,10 +15,10 @@ from pathlib import Path
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers
 
 from ..errors import ModelError
+from .token_bytes import SPACE
 
 MAX_FILE_BYTES = 64 << 20
 MAX_PIECE_LENGTH = 1024
-SPACE = "▁"
 
 UNIGRAM, BPE = 1, 2
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
@@ -71,6 +71,8 @@ class SentencePieceModel:
             raise ModelError(f"{path} is no SentencePiece model: {error}") from error
         if not model.pieces or not 0 <= model.unk_id < len(model.pieces):
             raise ModelError(f"{path} is no SentencePiece model: it has {len(model.pieces)} pieces.")
+        if model.algorithm not in (UNIGRAM, BPE):
+            raise ModelError(f"{path}: the algorithm is neither unigram nor BPE.")
         return model
 
     @classmethod
@@ -84,6 +86,31 @@ class SentencePieceModel:
             elif number == 3:
                 model._read_normalizer(_bytes(value))
         return model
+
+    def to_tokenizer(self) -> Tokenizer:
+        """Builds a tokenizer that splits as SentencePiece does, without BOS or EOS."""
+        byte_fallback = any(piece.type == BYTE for piece in self.pieces)
+        if self.algorithm == BPE:
+            splitter = _bpe(self, byte_fallback)
+        else:
+            vocabulary = [(piece.text, piece.score) for piece in self.pieces]
+            splitter = models.Unigram(vocabulary, self.unk_id, byte_fallback)
+        tokenizer = Tokenizer(splitter)
+        tokenizer.normalizer = _normalizer(self)  # pyright: ignore[reportAttributeAccessIssue]
+        tokenizer.decoder = _decoder(self, byte_fallback)  # pyright: ignore[reportAttributeAccessIssue]
+        tokenizer.add_tokens(
+            [
+                AddedToken(piece.text, normalized=False, special=piece.type != USER_DEFINED)
+                for piece in self.pieces
+                if piece.type in (UNKNOWN, CONTROL, USER_DEFINED)
+            ]
+        )
+        return tokenizer
+
+    def special_tokens(self) -> dict[str, str]:
+        """The spellings of `bos_token` and `eos_token`, where the model has them."""
+        ids = {"bos_token": self.bos_id, "eos_token": self.eos_id}
+        return {name: self.pieces[token].text for name, token in ids.items() if 0 <= token < len(self.pieces)}
 
     def _read_trainer(self, data: bytes) -> None:
         for number, value in _fields(data):
@@ -167,34 +194,6 @@ def _piece(data: bytes) -> Piece:
         elif number == 3:
             kind = _int(value)
     return Piece(text, score, kind)
-
-
-def load_sentencepiece(path: Path) -> Tokenizer:
-    """Builds the tokenizer that splits as SentencePiece does, without BOS or EOS.
-
-    Raises `ModelError` if the file is malformed or its algorithm is neither BPE nor unigram.
-    """
-    model = SentencePieceModel.from_file(path)
-    byte_fallback = any(piece.type == BYTE for piece in model.pieces)
-    if model.algorithm == BPE:
-        splitter: models.Model = _bpe(model, byte_fallback)
-    elif model.algorithm == UNIGRAM:
-        vocabulary = [(piece.text, piece.score) for piece in model.pieces]
-        splitter = models.Unigram(vocabulary, model.unk_id, byte_fallback)
-    else:
-        raise ModelError(f"{path}: the algorithm is neither BPE nor unigram.")
-    tokenizer = Tokenizer(splitter)
-    normalizer = _normalizer(model)
-    tokenizer.normalizer = normalizer  # pyright: ignore[reportAttributeAccessIssue]
-    tokenizer.decoder = _decoder(model, byte_fallback)  # pyright: ignore[reportAttributeAccessIssue]
-    tokenizer.add_tokens(
-        [
-            AddedToken(piece.text, normalized=False, special=piece.type != USER_DEFINED)
-            for piece in model.pieces
-            if piece.type in (UNKNOWN, CONTROL, USER_DEFINED)
-        ]
-    )
-    return tokenizer
 
 
 def _bpe(model: SentencePieceModel, byte_fallback: bool) -> models.BPE:

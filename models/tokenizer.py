@@ -1,3 +1,166 @@
-"""Text to token ids and back, with what a model folder says about special tokens."""
+"""Text to token ids and back, as a model folder prescribes it."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+from tokenizers import AddedToken, processors
+from tokenizers import Tokenizer as Backend
+
+from ..errors import InvalidRequest, ModelError
+from .config_reader import Fields, read_json
+from .sentencepiece_model import SentencePieceModel
+from .token_bytes import TokenBytes
+from .token_stream import ByteTokenStream, LibraryTokenStream, TokenStream
+
+
+class Tokenizer:
+    """A model's tokenizer.
+
+    Args:
+        backend: The tokenizers library's object; its post-processor adds BOS and EOS, if any.
+        bos_token_id: Token that begins a text, or None.
+        eos_token_ids: Tokens that end a text; a model's configuration may name more.
+
+    Attributes:
+        bos_token_id: As above.
+        eos_token_ids: As above.
+        vocab_size: Tokens, added ones included.
+        special_token_ids: Tokens that are no text, such as BOS and the marks of chat templates.
+    """
+
+    def __init__(self, backend: Backend, bos_token_id: int | None, eos_token_ids: tuple[int, ...]) -> None:
+        backend.no_truncation()
+        backend.no_padding()
+        self._backend = backend
+        self.bos_token_id = bos_token_id
+        self.eos_token_ids = eos_token_ids
+        self.vocab_size: int = backend.get_vocab_size()
+        added = backend.get_added_tokens_decoder()
+        self.special_token_ids = frozenset(token for token, entry in added.items() if entry.special)
+        self._spelling = TokenBytes.of(backend)
+        self._bytes: dict[int, bytes] = {}
+
+    @classmethod
+    def from_folder(cls, path: str | Path) -> Tokenizer:
+        """Loads tokenizer.json, or else a SentencePiece tokenizer.model, and tokenizer_config.json.
+
+        Raises `ModelError` if there is neither, or if a file is malformed.
+        """
+        folder = Path(path)
+        settings = read_tokenizer_config(folder)
+        names = special_tokens(settings)
+        if (folder / "tokenizer.json").exists():
+            backend = _load_json(folder / "tokenizer.json")
+        elif (folder / "tokenizer.model").exists():
+            model = SentencePieceModel.from_file(folder / "tokenizer.model")
+            backend = model.to_tokenizer()
+            names = model.special_tokens() | names
+            # The file does not say so, but Llama, Mistral and Gemma all begin a text with BOS.
+            _set_post_processor(backend, names.get("bos_token"), None)
+        else:
+            raise ModelError(f"{folder} holds neither tokenizer.json nor tokenizer.model.")
+        backend.add_special_tokens([AddedToken(name, special=True) for name in names.values()])
+        if settings.has("add_bos_token") or settings.has("add_eos_token"):
+            _set_post_processor(
+                backend,
+                names.get("bos_token") if settings.boolean("add_bos_token") else None,
+                names.get("eos_token") if settings.boolean("add_eos_token") else None,
+            )
+        bos, eos = (backend.token_to_id(names.get(name, "")) for name in ("bos_token", "eos_token"))
+        return cls(backend, bos, () if eos is None else (eos,))
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """Splits a text into tokens; special tokens that are spelled out in it become those tokens.
+
+        Args:
+            text: Any text.
+            add_special_tokens: Whether to add what the model was trained to see around a text,
+                usually BOS.
+
+        Raises:
+            InvalidRequest: The text holds a lone surrogate, which is no character.
+        """
+        return self.encode_batch([text], add_special_tokens=add_special_tokens)[0]
+
+    def encode_batch(self, texts: Sequence[str], *, add_special_tokens: bool = True) -> list[list[int]]:
+        """`encode` of several texts, in parallel."""
+        for text in texts:
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                raise InvalidRequest(f"the text holds a lone surrogate at character {error.start}") from error
+        encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=add_special_tokens)
+        return [encoding.ids for encoding in encodings]
+
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        """Joins tokens to text; bytes that form no character come out as U+FFFD.
+
+        Ids that are no tokens, such as the padding of a vocabulary, have no text.
+        """
+        stream = self.stream(skip_special_tokens=skip_special_tokens)
+        return stream.push(ids) + stream.flush()
+
+    def stream(self, *, skip_special_tokens: bool = True) -> TokenStream:
+        """A stream that decodes one text as its tokens arrive."""
+        if self._spelling.kind == "other":
+            return LibraryTokenStream(self._backend, skip_special_tokens)
+        skipped = self.special_token_ids if skip_special_tokens else frozenset[int]()
+        return ByteTokenStream(self.token_bytes, skipped, self._spelling.strip_space)
+
+    def token_text(self, token: int) -> str:
+        """A token's own text, with U+FFFD for bytes that are no whole character."""
+        return self.token_bytes(token).decode("utf-8", "replace")
+
+    def token_bytes(self, token: int) -> bytes:
+        """A token's own bytes, exact where the vocabulary is made of bytes; none if the id is no token."""
+        found = self._bytes.get(token)
+        if found is None:
+            name = self._backend.id_to_token(token) if 0 <= token < 1 << 32 else None
+            found = self._bytes[token] = b"" if name is None else self._spelling.encode(name)
+        return found
+
+    @cached_property
+    def max_token_bytes(self) -> int:
+        """The length of the longest token, in bytes.
+
+        A text of n bytes has at least `n / max_token_bytes` tokens, unless the tokenizer's
+        normaliser drops characters.
+        """
+        return max(len(self._spelling.encode(name)) for name in self._backend.get_vocab())
+
+
+def read_tokenizer_config(folder: Path) -> Fields:
+    """Reads tokenizer_config.json, which may be absent."""
+    path = folder / "tokenizer_config.json"
+    return Fields(read_json(path) if path.exists() else {}, path.name)
+
+
+def special_tokens(settings: Fields) -> dict[str, str]:
+    """The spellings of `bos_token`, `eos_token` and the like; a spelling may be wrapped in an object."""
+    names: dict[str, str] = {}
+    for name in ("bos_token", "eos_token", "unk_token", "pad_token"):
+        if isinstance(settings.values.get(name), dict):
+            wrapped = settings.object(name)
+            names[name] = wrapped.string("content") if wrapped else ""
+        else:
+            names[name] = settings.string(name, "")
+    return {name: spelling for name, spelling in names.items() if spelling}
+
+
+def _load_json(path: Path) -> Backend:
+    try:
+        return Backend.from_file(str(path))
+    except Exception as error:  # the library raises nothing more specific
+        raise ModelError(f"{path} is no valid tokenizer: {error}") from error
+
+
+def _set_post_processor(backend: Backend, bos: str | None, eos: str | None) -> None:
+    """Makes the tokenizer put BOS before and EOS after each text, where given."""
+    around = [name for name in (bos, eos) if name is not None]
+    template = " ".join([*([bos] if bos else []), "$A", *([eos] if eos else [])])
+    backend.post_processor = processors.TemplateProcessing(  # pyright: ignore[reportAttributeAccessIssue]
+        single=template, special_tokens=[(name, backend.token_to_id(name)) for name in around]
+    )

@@ -6,6 +6,7 @@ request ids, the API key, the drain, and what happens to an exception that nobod
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import json
@@ -115,7 +116,8 @@ def check_request_id(request_id: str, param: str) -> str:
     """The id, or `InvalidRequest`: it is written into a header and into the log."""
     if not 0 < len(request_id) <= MAX_REQUEST_ID_CHARACTERS:
         raise InvalidRequest(
-            f"{param} must have 1 to {MAX_REQUEST_ID_CHARACTERS} characters, got {len(request_id)}", param=param
+            f"{param} must have 1 to {MAX_REQUEST_ID_CHARACTERS} characters, got {len(request_id)}",
+            param=param,
         )
     if not (request_id.isascii() and request_id.isprintable()):
         raise InvalidRequest(f"{param} must consist of printable ASCII characters", param=param)
@@ -143,7 +145,5 @@ def _log(scope: Scope, record: RequestRecord) -> None:
         error = record.error
         code = (error.code or error.type) if isinstance(error, QuireError) else "internal_error"
         line += f" error={code}"
-    try:
+    with contextlib.suppress(Exception):  # a broken handler is no reason to fail a request
         access_logger.info("%s", line)
-    except Exception:  # noqa: S110 - a full disk or a broken handler is no reason to fail a request
-        pass

@@ -16,6 +16,7 @@ from typing import TypeVar
 import anyio.to_thread
 from starlette.types import Receive
 
+from ..engine.output_processor import merge
 from ..engine.outputs import RequestOutput
 from ..engine.sampling_params import SamplingParams
 from ..errors import ContextLengthExceeded, EngineError
@@ -30,10 +31,10 @@ Batch = list[tuple[int, RequestOutput]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """What one HTTP request asks of the engine: every prompt with the same parameters."""
+    """What one HTTP request asks of the engine: prompts, each with its parameters."""
 
     prompts: Sequence[list[int]]
-    params: SamplingParams
+    params: Sequence[SamplingParams]
     priority: int = 0
     cache_salt: str | None = None
 
@@ -75,12 +76,12 @@ async def run(context: ServerContext, record: RequestRecord, job: Job) -> AsyncG
     iterators = [
         engine.generate(
             prompt,
-            job.params,
+            params,
             request_id=f"{record.internal_id}-{index}",
             priority=job.priority,
             cache_salt=salt,
         )
-        for index, prompt in enumerate(job.prompts)
+        for index, (prompt, params) in enumerate(zip(job.prompts, job.params, strict=True))
     ]
     last = [time.perf_counter()] * len(iterators)
     started = [False] * len(iterators)
@@ -95,12 +96,22 @@ async def run(context: ServerContext, record: RequestRecord, job: Job) -> AsyncG
                     record.num_cached_tokens += output.num_cached_tokens
                 elif num_new:
                     # The choices of a request run side by side: each of them waited since the last delta.
-                    context.metrics.inter_token_latency.observe((now - last[index]))
+                    context.metrics.inter_token_latency.observe(now - last[index])
                 started[index] = True
                 last[index] = now
                 if any(choice.finish_reason in ("abort", "error") for choice in output.outputs):
                     raise EngineError("the request was aborted in the engine", code="aborted")
             yield batch
+
+
+async def collect(batches: AsyncGenerator[Batch, None]) -> list[tuple[int, RequestOutput]]:
+    """The whole output of each prompt, in the prompts' order."""
+    totals: dict[int, RequestOutput] = {}
+    async with aclosing(batches):
+        async for batch in batches:
+            for index, delta in batch:
+                totals[index] = merge(totals.get(index), delta)
+    return sorted(totals.items())
 
 
 async def _merge(iterators: Sequence[AsyncIterator[RequestOutput]]) -> AsyncGenerator[Batch, None]:
@@ -111,9 +122,7 @@ async def _merge(iterators: Sequence[AsyncIterator[RequestOutput]]) -> AsyncGene
                 yield [(0, output)]
         return
     queue: asyncio.Queue[tuple[int, RequestOutput] | Exception | None] = asyncio.Queue()
-    tasks = [
-        asyncio.create_task(_pump(index, iterator, queue)) for index, iterator in enumerate(iterators)
-    ]
+    tasks = [asyncio.create_task(_pump(index, iterator, queue)) for index, iterator in enumerate(iterators)]
     try:
         num_running = len(tasks)
         while num_running:
@@ -164,9 +173,9 @@ class DeltaStream:
     async def _next(self) -> Batch | None:
         return await anext(self._batches, None)
 
-    async def wait_for_first(self, receive: Receive, timeout: float) -> None:
+    async def wait_for_first(self, receive: Receive, seconds: float) -> None:
         """Returns when the first batch is there or the time is over; raises what the engine raised."""
-        await while_connected(receive, asyncio.wait({self._first}, timeout=timeout))
+        await while_connected(receive, asyncio.wait({self._first}, timeout=seconds))
         if self._first.done():
             self._first.result()
 

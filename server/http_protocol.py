@@ -88,7 +88,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
 
     def _headers_too_slow(self) -> None:
         self._header_timer = None
-        answering = self.cycle is not None and not self.cycle.response_complete
+        answering = getattr(self.cycle, "response_complete", True) is False  # there may be no cycle yet
         if not self.transport.is_closing() and not answering:
             self._refuse(
                 RequestTimeout(

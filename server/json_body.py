@@ -86,9 +86,7 @@ def parse_message(
     body: bytes, message_type: type[T], settings: ServerSettings, unsupported: Unsupported
 ) -> T:
     """The typed message in a JSON text, or `InvalidRequest` naming the field at fault."""
-    value = strict_json.parse(
-        body, max_depth=settings.max_json_depth, max_values=settings.max_json_values
-    )
+    value = strict_json.parse(body, max_depth=settings.max_json_depth, max_values=settings.max_json_values)
     if not isinstance(value, dict):
         raise InvalidRequest("the body must be a JSON object")
     for name, neutral in unsupported.items():

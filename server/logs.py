@@ -1,60 +1,50 @@
 """Logging that can neither fail nor stall a request.
 
-Records go through a bounded queue to a thread that writes them. When the disk is full or nobody
-reads stderr, they are dropped and counted instead.
+Records go through a bounded queue to a thread, which hands them to the handlers that were set up
+before. When the disk is full or nobody reads stderr, records are dropped and counted.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import logging.handlers
 import queue
-import sys
+from collections.abc import Generator
 
 MAX_QUEUED_RECORDS = 10_000
-FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 class DropCounter:
-    """How many log records were lost. Increments race only among a few threads, and may be off by one."""
+    """How many log records were lost. Threads may race for it, and it may be off by a few."""
 
     def __init__(self) -> None:
         self.num_dropped = 0
 
-
-class _Queue(logging.handlers.QueueHandler):
-    def __init__(self, records: queue.Queue[logging.LogRecord], counter: DropCounter) -> None:
-        super().__init__(records)
-        self.counter = counter
-
-    def handleError(self, record: logging.LogRecord) -> None:
-        self.counter.num_dropped += 1
-
-
-class _Stderr(logging.StreamHandler):  # type: ignore[type-arg]
-    def __init__(self, counter: DropCounter) -> None:
-        super().__init__(sys.stderr)
-        self.counter = counter
-
-    def handleError(self, record: logging.LogRecord) -> None:
-        self.counter.num_dropped += 1
+    def count(self, record: logging.LogRecord) -> None:
+        """Stands in for a handler's `handleError`."""
+        self.num_dropped += 1
 
 
 dropped = DropCounter()
 
 
-def configure(level: int = logging.INFO) -> logging.handlers.QueueListener:
-    """Sends the logs of quire and uvicorn to stderr. The caller stops the listener at the end."""
+@contextlib.contextmanager
+def in_background() -> Generator[None]:
+    """Puts the root logger's handlers behind the queue, and back at the end."""
+    root = logging.getLogger()
+    handlers = root.handlers[:]
+    for handler in handlers:
+        handler.handleError = dropped.count
     records: queue.Queue[logging.LogRecord] = queue.Queue(MAX_QUEUED_RECORDS)
-    writer = _Stderr(dropped)
-    writer.setFormatter(logging.Formatter(FORMAT))
-    handler = _Queue(records, dropped)
-    for name in ("quire", "uvicorn"):
-        logger = logging.getLogger(name)
-        logger.handlers = [handler]
-        logger.propagate = False
-        logger.setLevel(level)
-    logging.getLogger("uvicorn").setLevel(max(level, logging.WARNING))
-    listener = logging.handlers.QueueListener(records, writer)
+    entrance = logging.handlers.QueueHandler(records)
+    entrance.handleError = dropped.count
+    listener = logging.handlers.QueueListener(records, *handlers, respect_handler_level=True)
+    root.handlers[:] = [entrance]
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
     listener.start()
-    return listener
+    try:
+        yield
+    finally:
+        listener.stop()
+        root.handlers[:] = handlers

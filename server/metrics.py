@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
@@ -15,6 +15,8 @@ from . import logs
 
 if TYPE_CHECKING:
     from ..engine.async_engine import AsyncEngine
+    from ..engine.request import FinishedRequest
+    from ..engine.stats import EngineStats
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
@@ -77,6 +79,22 @@ class Metrics:
         self.registry.register(_EngineCollector(engine))
         ProcessCollector(namespace="quire_api", registry=self.registry)
         ProcessCollector(namespace="quire_engine", pid=lambda: engine.stats.pid, registry=self.registry)
+
+        self._num_steps = engine.stats.num_steps
+        engine.add_stats_listener(self._after_step)
+
+    def _after_step(self, stats: EngineStats, finished: Sequence[FinishedRequest]) -> None:
+        if stats.num_steps != self._num_steps:  # otherwise it is a mere sign of life
+            self._num_steps = stats.num_steps
+            self.iteration_tokens.observe(stats.step_tokens)
+        for request in finished:
+            self.request_success.labels(self.model_name, request.finish_reason).inc()
+            self.time_to_first_token.observe(request.time_to_first_token)
+            self.e2e_latency.observe(request.e2e_time)
+            self.queue_time.observe(request.queue_time)
+            self.prefill_time.observe(request.prefill_time)
+            self.decode_time.observe(request.decode_time)
+            self.inference_time.observe(request.inference_time)
 
     def render(self) -> bytes:
         """The metrics in Prometheus' text format."""

@@ -26,9 +26,7 @@ constexpr int kLanes = 16;
 // tuning knob: changing it changes results in the last bit.
 constexpr int kKeyChunk = 256;
 
-template <class T>
-constexpr T ceil_div(T a, T b) {
-  return (a + b - 1) / b;
-}
+inline int ceil_div(int a, int b) { return (a + b - 1) / b; }
+inline std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
 }  // namespace quire

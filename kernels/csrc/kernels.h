@@ -103,9 +103,10 @@ struct AttentionItem {
   int seq, kv_head;
   int first_token, num_tokens;   // rows of q
   int first_position;            // of the first token in its sequence
-  int first_chunk, end_chunk;    // chunks of kKeyChunk keys to visit
-  float* partials;               // null: merge at once and write the output. Else [chunk][row][2 + padded
-                                 // head size]: maximum, sum, weighted values
+  int first_chunk, end_chunk;    // chunks of kKeyChunk keys to visit, or to merge
+  float* partials;               // null: merge at once and write the output. Else
+                                 // [chunk][row][16 + padded head size]: maximum, sum, 14 unused, values
+  int first_partial;             // the chunk that `partials` starts with
 };
 
 struct KernelTable {

@@ -265,7 +265,7 @@ MOOD: tuple[Group, ...] = (
     (
         (
             "[i am|i'm|im|i feel] [|so |very |really |a bit ][bored|boring][| today][|.|!]",
-            "[entertain me|amuse me|what should i do|say something|tell me something|tell me something interesting|surprise "
+            "[entertain me|amuse me|say something|tell me something|tell me something interesting|surprise "
             "me|say something funny|talk to me|let's talk|let us chat|let's chat|i want to talk|chat with me|can we talk|"
             "i have nothing to do][|.|!|?]",
         ),
@@ -285,9 +285,13 @@ MOOD: tuple[Group, ...] = (
     ),
     (
         (
-            "[i am|i'm|im|i feel] [|so |very |really |a bit ][hungry|thirsty][| now| today][|.|!]",
+            "[i am|i'm|im|i feel] [|so |very |really |a bit ][hungry|starving][| now| today][|.|!]",
         ),
-        ("[Then eat something good!|How about some soup?|A sandwich is quickly made.|Have an apple and a glass of water.]",),
+        ("[Then eat something good!|How about some soup?|A sandwich is quickly made.|Have an apple.]",),
+    ),
+    (
+        ("[i am|i'm|im|i feel] [|so |very |really |a bit ]thirsty[| now| today][|.|!]",),
+        ("[Then drink a glass of water.|How about a cup of tea?|Water is the best for that.]",),
     ),
     (
         (

@@ -27,11 +27,15 @@ BOYS = (
     "Dan Erik Fred Gus Henry Ivan Jim Kai Luke Marco Ned Oliver Pip Robin Simon Tim Victor Will Arlo Barnaby"
 ).split()
 PLACES = (
-    "a quiet village|a deep forest|a small town by the sea|a house on a hill|a valley full of flowers|an old castle|"
-    "a tiny island|a busy city|a farm at the edge of the world|a lighthouse|a hollow oak tree|a snowy mountain|"
-    "a windmill near the river|a garden behind a tall wall|a library with a thousand books|a boat on a wide lake|"
-    "a cave by the beach|a village under the moon|a green meadow|a crooked little house|a space station|a desert town"
+    "in a quiet village|in a deep forest|in a small town by the sea|in a house on a hill|in a valley full of flowers|in an old "
+    "castle|on a tiny island|in a busy city|on a farm at the edge of the world|in a lighthouse|in a hollow oak tree|on a snowy "
+    "mountain|in a windmill near the river|in a garden behind a tall wall|in a library with a thousand books|on a boat on a wide "
+    "lake|in a cave by the beach|in a village under the moon|on a green meadow|in a crooked little house|on a space station|in a "
+    "desert town"
 ).split("|")
+IRREGULAR = {"fish": "fish", "sheep": "sheep", "deer": "deer", "wolf": "wolves", "mouse": "mice", "goose": "geese", "elf": "elves",
+             "butterfly": "butterflies", "octopus": "octopuses", "fox": "foxes", "pony": "ponies", "fairy": "fairies",
+             "witch": "witches", "princess": "princesses", "ostrich": "ostriches", "snowman": "snowmen"}
 OBJECTS = (
     "golden key|red kite|silver bell|blue lantern|old map|wooden flute|shiny stone|warm scarf|little boat|magic book|"
     "glass marble|paper crown|green umbrella|tiny clock|brass compass|velvet hat|small drum|white feather|music box|"
@@ -149,17 +153,18 @@ def _about(rng: random.Random) -> tuple[str, Story]:
     if case < 0.5:
         kind = any_kind(rng)
         story = make_story(rng, hero=kind)
-        words = [f"a {kind}", f"a {kind}", f"a {story.slots['trait']} {kind}", f"the {kind}", f"{kind}s"]
+        words = [f"a {kind}", f"a {kind}", f"a {story.slots['trait']} {kind}", f"the {kind}", IRREGULAR.get(kind, kind + "s")]
         return expand(rng.choice(words), rng), story
     if case < 0.65:
-        kind, other = any_kind(rng), any_kind(rng)
+        kind = any_kind(rng)
+        other = rng.choice([name for name in (*ANIMALS, *PEOPLE) if name != kind])
         return expand(f"a {kind} and a {other}", rng), make_story(rng, hero=kind, friend=other)
     if case < 0.75:
         item = rng.choice(OBJECTS)
         return expand(f"a {item}", rng), make_story(rng, item=item)
     if case < 0.82:
         place = rng.choice(PLACES)
-        return place, make_story(rng, place=place)
+        return place.split(" ", 1)[1], make_story(rng, place=place)
     if case < 0.92:
         story = make_story(rng)
         return rng.choice((story.slots["name"], f"{story.slots['name']} the {story.slots['kind']}")), story
@@ -175,7 +180,7 @@ def _question(story: Story, rng: random.Random) -> Turn:
         answer = "[The {kind}'s name was {name}.|The {kind} was called {name}.|The story was about {name} the {kind}.]"
         return Turn(expand(user, rng, slots), expand(answer, rng, slots))
     if case == 1:
-        return Turn(expand("where did {name} live?", rng, slots), expand("{name} lived in {place}.", rng, slots))
+        return Turn(expand("where did {name} live?", rng, slots), expand("{name} lived {place}.", rng, slots))
     user = expand("[what|what kind of animal|who] was {name}?", rng, slots)
     return Turn(user, expand("{name} was a {trait} {kind}.", rng, slots))
 

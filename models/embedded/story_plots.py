@@ -4,13 +4,13 @@ A plot is a sequence of beats. The first beat states the wish or the trouble; a 
 """
 
 OPENINGS: tuple[str, ...] = (
-    "Once upon a time, there was a {trait} {kind} named {name} who lived in {place}.",
-    "Once upon a time, a {trait} {kind} called {name} lived in {place}.",
-    "Once upon a time, in {place}, there lived a {trait} {kind} named {name}.",
-    "Long ago, [there was|there lived] a {trait} {kind} named {name}. {He} lived in {place}.",
-    "In {place}, there lived a {trait} {kind}. The {kind}'s name was {name}.",
-    "There was once a {trait} {kind} named {name}, and {his} home was {place}.",
-    "{name} was a {trait} {kind} who lived in {place}.",
+    "Once upon a time, there was a {trait} {kind} named {name} who lived {place}.",
+    "Once upon a time, a {trait} {kind} called {name} lived {place}.",
+    "Once upon a time, {place}, there lived a {trait} {kind} named {name}.",
+    "Long ago, [there was|there lived] a {trait} {kind} named {name}. {He} lived {place}.",
+    "{place}, there lived a {trait} {kind}. The {kind}'s name was {name}.",
+    "There was once a {trait} {kind} named {name} who lived {place}.",
+    "{name} was a {trait} {kind} who lived {place}.",
 )
 
 PLOTS: tuple[tuple[str, ...], ...] = (
@@ -168,7 +168,7 @@ ENDINGS: tuple[str, ...] = (
     "And [that|this] is [the end of the story|how it ended].",
     "And if they are not asleep, they are [still laughing|dancing still].",
     "And {name} was very happy. The end.",
-    "From that day on, [nobody was lonely in {place}|{name} was never sad for long]. The end.",
+    "From that day on, [nobody was lonely {place}|{name} was never sad for long]. The end.",
     "And so {name} learned that [a friend is worth more than gold|it is good to be kind|small ones can do great things|"
     "it is never too late to try].",
 )

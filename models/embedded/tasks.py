@@ -99,6 +99,14 @@ def word_problem(rng: random.Random) -> Turn:
     return Turn(expand(user, rng), f"{name} has {a} - {b} = {a - b} {thing} left.")
 
 
+def remainder(rng: random.Random) -> Turn:
+    """A division that leaves something over."""
+    b = rng.randrange(2, 11)
+    a = b * rng.randrange(1, 10) + rng.randrange(1, b)
+    user = expand(f"[what is|how much is|calculate|] {a}[ / |/| divided by ]{b}[?|]", rng).strip()
+    return Turn(capital(user), f"{a} / {b} is {a // b}, and {a % b} is left over.")
+
+
 def too_big(rng: random.Random) -> Turn:
     """A calculation that is out of reach, and an honest answer."""
     a, b = rng.randrange(100, 100_000), rng.randrange(13, 100_000)
@@ -212,6 +220,7 @@ def echo(rng: random.Random) -> Turn:
 TASKS: tuple[tuple[Callable[[random.Random], Turn], float], ...] = (
     (arithmetic, 10.0),
     (word_problem, 1.5),
+    (remainder, 0.5),
     (too_big, 1.0),
     (counting, 1.5),
     (numbers, 1.5),

@@ -44,7 +44,8 @@ _QUESTIONS = (
     "what does {x} [mean|do]?",
     "[what do you know about|do you know|do you know what is|have you heard of|what can you tell me about|i want to know about|i "
     "want to learn about|what about|and what is|and] {x}?",
-    "why [do we need|is|does quire use|would i use|should i use|use] {x}[| useful| important]?",
+    "[why do we need {x}|why is {x} useful|why is {x} important|why does quire use {x}|why should i use {x}|why use {x}|what is {x} for|is "
+    "{x} important|is {x} useful]?",
     "{x}[?|]",
     "[does quire have|does quire support|does quire use] {x}?",
     "what is the [meaning|definition|idea|purpose|point|advantage|benefit] of {x}?",

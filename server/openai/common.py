@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
+from typing import Literal
 
 from starlette.requests import Request
 
-from ...engine.outputs import TokenLogprobs
+from ...engine.outputs import CompletionOutput, TokenLogprobs
 from ...errors import InvalidRequest
 from ..context import RequestRecord, ServerContext
 from ..gate import check_request_id
@@ -34,6 +36,17 @@ class Envelope:
     id: str
     created: int
     model: str
+
+
+def new_envelope(context: ServerContext, id: str) -> Envelope:
+    """An answer's envelope, dated now."""
+    return Envelope(id, int(time.time()), context.model_name)
+
+
+def finish_reason(part: CompletionOutput) -> Literal["stop", "length"] | None:
+    """The engine's finish reason; the others have become errors before (see `generation.run`)."""
+    reason = part.finish_reason
+    return reason if reason == "stop" or reason == "length" else None
 
 
 def check_common(context: ServerContext, request: Request, body: SamplingFields) -> None:

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Iterator
 from dataclasses import replace
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ...engine.output_processor import merge
 from ...engine.outputs import CompletionOutput, RequestOutput, TokenLogprobs
 from ...engine.sampling_params import SamplingParams
 from ...errors import InvalidRequest
 from ..context import RequestRecord, ServerContext
-from ..generation import Batch, DeltaStream, Job, encode, run, while_connected
+from ..generation import Batch, DeltaStream, Job, collect, encode, run, while_connected
 from ..json_body import read_message
-from ..sse import open_stream
+from ..sse import event, open_stream
 from .chunks import ChunkEncoder
-from .common import Envelope, check_common, priority, prompt_logprobs, usage
-from .logprobs import TextOffsets, completion_logprobs
+from .common import Envelope, check_common, finish_reason, new_envelope, priority, prompt_logprobs, usage
+from .logprobs import TextOffsets, add_logprobs
 from .params import or_default, sampling_params
 from .protocol import (
     UNSUPPORTED_IN_COMPLETIONS,
@@ -28,7 +26,6 @@ from .protocol import (
     CompletionLogprobs,
     CompletionRequest,
     CompletionResponse,
-    PromptLogprobs,
 )
 
 DEFAULT_MAX_TOKENS = 16
@@ -41,25 +38,24 @@ async def create_completion(context: ServerContext, request: Request) -> Respons
         request, CompletionRequest, context.settings, unsupported=UNSUPPORTED_IN_COMPLETIONS
     )
     check_common(context, request, body)
-    job, texts = await _job(context, request, body)
-    envelope = Envelope(f"cmpl-{record.request_id}", context.now(), context.model_name)
-    writer = _Writer(context, body, job, texts)
+    job = await _job(context, request, body)
+    envelope = new_envelope(context, f"cmpl-{record.request_id}")
+    writer = _Writer(context, body)
     if body.stream:
         deltas = DeltaStream(run(context, record, job))
-        return await open_stream(context, request, deltas, _events(writer, deltas, envelope, record))
-    answer = await while_connected(request.receive, _collect(writer, run(context, record, job)))
+        return await open_stream(context, request, deltas, _events(writer, body, deltas, envelope, record))
+    totals = await while_connected(request.receive, collect(run(context, record, job)))
     response = CompletionResponse(
         id=envelope.id,
         created=envelope.created,
         model=envelope.model,
-        choices=answer,
+        choices=[choice for index, output in totals for choice in writer.whole(index, output)],
         usage=usage(record),
     )
     return Response(msgspec.json.encode(response), media_type="application/json")
 
 
-async def _job(context: ServerContext, request: Request, body: CompletionRequest) -> tuple[Job, list[str]]:
-    """The job, and for `echo` the text of each prompt."""
+async def _job(context: ServerContext, request: Request, body: CompletionRequest) -> Job:
     params = _params(context, body)
     prompts = split_prompts(body.prompt, context.settings.max_prompts)
     if len(prompts) * params.n > context.settings.max_sequences:
@@ -68,22 +64,15 @@ async def _job(context: ServerContext, request: Request, body: CompletionRequest
             f"got {len(prompts)} × {params.n}",
             param="n",
         )
-    tokenizer = context.engine.tokenizer
-    tokens: list[list[int]] = []
-    texts: list[str] = []
-    for prompt in prompts:
-        if isinstance(prompt, str):
-            tokens.append(
-                await encode(context, prompt, add_special_tokens=body.add_special_tokens is not False)
-            )
-        else:
-            tokens.append(prompt)
-        if body.echo:
-            # Ids are decoded only after the engine has checked them: see _Writer.
-            texts.append(prompt if isinstance(prompt, str) else "")
-    del tokenizer
+    add_special_tokens = body.add_special_tokens is not False
+    tokens = [
+        await encode(context, prompt, add_special_tokens=add_special_tokens)
+        if isinstance(prompt, str)
+        else prompt
+        for prompt in prompts
+    ]
     limit = context.engine.max_model_len
-    job = Job(
+    return Job(
         prompts=tokens,
         params=[
             # The default gives way to a long prompt; what the client asked for does not.
@@ -95,7 +84,6 @@ async def _job(context: ServerContext, request: Request, body: CompletionRequest
         priority=priority(request, body),
         cache_salt=body.cache_salt,
     )
-    return job, texts
 
 
 def _params(context: ServerContext, body: CompletionRequest) -> SamplingParams:
@@ -138,3 +126,102 @@ def split_prompts(prompt: object, max_prompts: int) -> list[str | list[int]]:
     if not all(prompts):
         raise InvalidRequest("a prompt is empty", param="prompt")
     return prompts
+
+
+class _Writer:
+    """Turns the outputs of a job, whole or as deltas, into choices."""
+
+    def __init__(self, context: ServerContext, body: CompletionRequest) -> None:
+        self._tokenizer = context.engine.tokenizer
+        self._body = body
+        self._n = or_default(body.n, 1)
+        self._skip_special_tokens = body.skip_special_tokens is not False
+        self._offsets: dict[tuple[int, int], TextOffsets] = {}
+        self._prompt_logprobs: dict[int, list[TokenLogprobs | None]] = {}
+
+    def whole(self, prompt: int, output: RequestOutput) -> list[CompletionChoice]:
+        """All choices of a finished prompt; of `best_of`, those with the best mean log-probability."""
+        parts = output.outputs
+        if len(parts) > self._n:
+            parts = sorted(parts, key=_mean_logprob, reverse=True)[: self._n]
+            parts = [replace(part, index=index) for index, part in enumerate(parts)]
+        choices = [self.choice(prompt, output, part) for part in parts]
+        if self._body.prompt_logprobs is not None and output.prompt_logprobs is not None:
+            for choice in choices:
+                choice.prompt_logprobs = prompt_logprobs(output.prompt_logprobs, self._body.prompt_logprobs)
+        return choices
+
+    def deltas(self, batch: Batch) -> Iterator[CompletionChoice]:
+        """The choices with something new to say."""
+        for prompt, output in batch:
+            for part in output.outputs:
+                choice = self.choice(prompt, output, part)
+                silent = not choice.text and choice.finish_reason is None and choice.logprobs is None
+                if not silent or choice.token_ids is not msgspec.UNSET:
+                    yield choice
+
+    def choice(self, prompt: int, output: RequestOutput, part: CompletionOutput) -> CompletionChoice:
+        """One choice, or what is new in it."""
+        body = self._body
+        if output.prompt_logprobs is not None:  # they come once, with whichever choice is first
+            self._prompt_logprobs[prompt] = output.prompt_logprobs
+        offsets = self._offsets.get((prompt, part.index))
+        is_first = offsets is None
+        if offsets is None:
+            offsets = TextOffsets(self._tokenizer, skip_special_tokens=self._skip_special_tokens)
+            self._offsets[prompt, part.index] = offsets
+        choice = CompletionChoice(
+            index=prompt * self._n + part.index,
+            text=part.text,
+            finish_reason=finish_reason(part),
+            stop_reason=part.stop_reason,
+        )
+        with_prompt = is_first and body.echo is True
+        if with_prompt:
+            choice.text = self._prompt_text(prompt, output.prompt_token_ids) + part.text
+        if body.logprobs is not None and (with_prompt or part.token_ids):
+            logprobs = CompletionLogprobs([], [], [], [])
+            if with_prompt:
+                entries = self._prompt_logprobs[prompt]
+                add_logprobs(
+                    logprobs, self._tokenizer, output.prompt_token_ids, entries, offsets, body.logprobs
+                )
+                offsets.begin_text()
+            add_logprobs(
+                logprobs, self._tokenizer, part.token_ids, part.logprobs or [], offsets, body.logprobs
+            )
+            choice.logprobs = logprobs
+        if body.return_token_ids:
+            choice.token_ids = part.token_ids
+            if is_first:
+                choice.prompt_token_ids = output.prompt_token_ids
+        return choice
+
+    def _prompt_text(self, prompt: int, tokens: list[int]) -> str:
+        given = self._body.prompt
+        if isinstance(given, str):
+            return given
+        text = given[prompt]
+        if isinstance(text, str):
+            return text
+        return self._tokenizer.decode(tokens, skip_special_tokens=self._skip_special_tokens)
+
+
+async def _events(
+    writer: _Writer, body: CompletionRequest, deltas: DeltaStream, envelope: Envelope, record: RequestRecord
+) -> AsyncGenerator[bytes, None]:
+    with_usage = body.stream_options is not None and body.stream_options.include_usage is True
+    last = CompletionResponse(
+        id=envelope.id, created=envelope.created, model=envelope.model, choices=[], usage=None
+    )
+    encode_chunk = ChunkEncoder(last if with_usage else msgspec.structs.replace(last, usage=msgspec.UNSET))
+    async for batch in deltas:
+        if data := b"".join(map(encode_chunk, writer.deltas(batch))):
+            yield data
+    if with_usage:
+        last.usage = usage(record)
+        yield event(msgspec.json.encode(last))
+
+
+def _mean_logprob(part: CompletionOutput) -> float:
+    return (part.cumulative_logprob or 0.0) / max(1, len(part.token_ids))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 from collections.abc import Sequence
 
 from ...engine.outputs import Logprob, TokenLogprobs
@@ -14,32 +13,35 @@ from .protocol import ChatLogprobs, CompletionLogprobs, TokenLogprob, TopLogprob
 class TextOffsets:
     """Where each token begins in the text of a choice, in characters.
 
-    A token that ends within a character counts for nothing; the one that completes it counts for one.
+    A token that ends within a character adds nothing; the one that completes it adds the character.
     """
 
     def __init__(self, tokenizer: Tokenizer, *, skip_special_tokens: bool) -> None:
         self._tokenizer = tokenizer
-        self._skipped = frozenset(tokenizer.special_token_ids) if skip_special_tokens else frozenset[int]()
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._skip_special_tokens = skip_special_tokens
         self._position = 0
+        self.begin_text()
+
+    def begin_text(self) -> None:
+        """The next token is the first of the output, which is decoded apart from the prompt."""
+        self._stream = self._tokenizer.stream(skip_special_tokens=self._skip_special_tokens)
 
     def place(self, token: int) -> int:
         """The offset of the next token."""
         offset = self._position
-        if token not in self._skipped:
-            self._position += len(self._decoder.decode(self._tokenizer.token_bytes(token)))
+        self._position += len(self._stream.push([token]))
         return offset
 
 
-def completion_logprobs(
+def add_logprobs(
+    result: CompletionLogprobs,
     tokenizer: Tokenizer,
     tokens: Sequence[int],
     entries: Sequence[TokenLogprobs | None],
     offsets: TextOffsets,
     num_top: int,
-) -> CompletionLogprobs:
-    """Parallel lists; a token without an entry, the first of a prompt, has nulls."""
-    result = CompletionLogprobs([], [], [], [])
+) -> None:
+    """Appends tokens to the parallel lists; one without an entry, the first of a prompt, has nulls."""
     for token, entry in zip(tokens, entries, strict=True):
         result.tokens.append(_spell(tokenizer, token))
         result.text_offset.append(offsets.place(token))
@@ -53,7 +55,6 @@ def completion_logprobs(
             if other == token or item.rank <= num_top:
                 top.setdefault(_spell(tokenizer, other), _finite(item))
         result.top_logprobs.append(top)
-    return result
 
 
 def chat_logprobs(

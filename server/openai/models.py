@@ -14,9 +14,7 @@ def check_model(context: ServerContext, name: str | None) -> None:
     """Raises `NotFound` unless `name` is the served model's, or None. No path is ever made of it."""
     if name is not None and name != context.model_name:
         shown = repr(name) if len(name) <= 200 else f"of {len(name)} characters"
-        raise NotFound(
-            f"there is no model {shown}; this server has {context.model_name!r}", param="model"
-        )
+        raise NotFound(f"there is no model {shown}; this server has {context.model_name!r}", param="model")
 
 
 def list_models(context: ServerContext) -> Response:

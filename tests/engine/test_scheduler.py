@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
+
 from quire.engine.request import Request
 from quire.engine.sampling_params import SamplingParams
 from quire.engine.scheduler import ModelRunnerOutput, Scheduler, SchedulerOutput, TokenDelta
@@ -129,7 +130,9 @@ def test_ten_times_oversubscribed_everyone_finishes_with_few_preemptions(seed: i
     rng = random.Random(seed)
     scheduler = make_scheduler(num_blocks=64, block_size=2, max_num_seqs=64, max_num_batched_tokens=256)
     requests = [
-        make_request(f"r{i}", random_prompt(rng, rng.randrange(1, 8)), max_tokens=rng.randrange(1, 110), arrival=i)
+        make_request(
+            f"r{i}", random_prompt(rng, rng.randrange(1, 8)), max_tokens=rng.randrange(1, 110), arrival=i
+        )
         for i in range(60)
     ]
     for request in requests:

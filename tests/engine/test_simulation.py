@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 
 import pytest
+
 from quire.engine.request import Request
 from quire.engine.scheduler import Scheduler
 from quire.errors import Overloaded
@@ -58,7 +59,9 @@ class Day:
 
     def arrive(self) -> None:
         rng = self.rng
-        prompt = (rng.choice(self.prefixes) + random_prompt(rng, rng.randrange(1, 8)))[: self.max_model_len - 1]
+        prompt = (rng.choice(self.prefixes) + random_prompt(rng, rng.randrange(1, 8)))[
+            : self.max_model_len - 1
+        ]
         leader: Request | None = None
         salt = rng.choice([None, None, "tenant"])
         priority = rng.choice([0, 0, 0, -1, 2])

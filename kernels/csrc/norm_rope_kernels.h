@@ -1,0 +1,158 @@
+// Row-wise kernels: RMSNorm, gated activations, rotary embedding with the write into the KV cache.
+
+namespace quire::QUIRE_TARGET {
+
+// Vectors of `size` elements, the last one partial.
+template <class T>
+inline Vec load_part(const T* p, std::int64_t at, std::int64_t size) {
+  return size - at >= kLanes ? load(p + at) : load_first(p + at, static_cast<int>(size - at));
+}
+
+template <class T>
+inline void store_part(T* p, Vec x, std::int64_t at, std::int64_t size) {
+  size - at >= kLanes ? store(p + at, x) : store_first(p + at, x, static_cast<int>(size - at));
+}
+
+// y = round(x / sqrt(mean(x^2) + eps)) * weight
+template <class T>
+inline void norm_row(const T* x, const T* weight, T* y, std::int64_t size, float eps) {
+  Vec squares[4] = {zero(), zero(), zero(), zero()};
+  std::int64_t i = 0;
+  for (; i + 4 * kLanes <= size; i += 4 * kLanes) {
+    QUIRE_UNROLL(4)
+    for (int j = 0; j < 4; ++j) {
+      const Vec value = load(x + i + j * kLanes);
+      squares[j] = fma(value, value, squares[j]);
+    }
+  }
+  for (; i < size; i += kLanes) {
+    const Vec value = load_part(x, i, size);
+    squares[0] = fma(value, value, squares[0]);
+  }
+  const float total = sum(add(add(squares[0], squares[1]), add(squares[2], squares[3])));
+  const Vec scale = set1(1.0f / __builtin_sqrtf(total / static_cast<float>(size) + eps));
+  for (i = 0; i < size; i += kLanes) {
+    const Vec normed = rounded<T>(mul(load_part(x, i, size), scale));
+    store_part(y, mul(normed, load_part(weight, i, size)), i, size);
+  }
+}
+
+template <class T>
+void norm_rows(const NormArgs& a, std::int64_t begin, std::int64_t end) {
+  const T* weight = reinterpret_cast<const T*>(a.weight);
+  for (std::int64_t row = begin; row < end; ++row) {
+    const T* x = reinterpret_cast<const T*>(a.x) + row * a.x_stride;
+    if (a.residual) {
+      const T* residual = reinterpret_cast<const T*>(a.residual) + row * a.residual_stride;
+      T* total = reinterpret_cast<T*>(a.total) + row * a.size;
+      for (std::int64_t i = 0; i < a.size; i += kLanes) {
+        store_part(total, add(load_part(x, i, a.size), load_part(residual, i, a.size)), i, a.size);
+      }
+      x = total;
+    }
+    norm_row(x, weight, reinterpret_cast<T*>(a.y) + row * a.size, a.size, a.eps);
+  }
+}
+
+inline void rms_norm(const NormArgs& a, std::int64_t begin, std::int64_t end) {
+  a.type == DType::float32 ? norm_rows<float>(a, begin, end) : norm_rows<Bf16>(a, begin, end);
+}
+
+struct Silu {
+  static inline Vec of(Vec x) { return silu(x); }
+};
+struct Gelu {
+  static inline Vec of(Vec x) { return gelu_tanh(x); }
+};
+
+template <class T, class Activation>
+void gate_rows(const GateArgs& a, std::int64_t begin, std::int64_t end) {
+  for (std::int64_t row = begin; row < end; ++row) {
+    const T* gate = reinterpret_cast<const T*>(a.x) + row * a.x_stride;
+    const T* up = gate + a.size;
+    T* y = reinterpret_cast<T*>(a.y) + row * a.size;
+    for (std::int64_t i = 0; i < a.size; i += kLanes) {
+      const Vec activated = rounded<T>(Activation::of(load_part(gate, i, a.size)));
+      store_part(y, mul(activated, load_part(up, i, a.size)), i, a.size);
+    }
+  }
+}
+
+inline void silu_and_mul(const GateArgs& a, std::int64_t begin, std::int64_t end) {
+  a.type == DType::float32 ? gate_rows<float, Silu>(a, begin, end) : gate_rows<Bf16, Silu>(a, begin, end);
+}
+
+inline void gelu_and_mul(const GateArgs& a, std::int64_t begin, std::int64_t end) {
+  a.type == DType::float32 ? gate_rows<float, Gelu>(a, begin, end) : gate_rows<Bf16, Gelu>(a, begin, end);
+}
+
+template <class T, class U>
+inline void copy_row(const T* x, U* y, std::int64_t size) {
+  for (std::int64_t i = 0; i < size; i += kLanes) store_part(y, load_part(x, i, size), i, size);
+}
+
+// Rotates the first 2 * half channels of a head, as `first * cos - second * sin` and
+// `second * cos + first * sin`, rounds to T and stores as U; x and y are different arrays. The products
+// are rounded before they are added, as the reference does.
+template <class T, class U>
+inline void rotate_head(const T* x, const float* cos, const float* sin, U* y, std::int64_t half,
+                        std::int64_t size) {
+  for (std::int64_t i = 0; i < half; i += kLanes) {
+    const Vec first = load_part(x, i, half), second = load_part(x + half, i, half);
+    const Vec c = load_part(cos, i, half), s = load_part(sin, i, half);
+    store_part(y, rounded<T>(sub(mul(first, c), mul(second, s))), i, half);
+    store_part(y + half, rounded<T>(add(mul(second, c), mul(first, s))), i, half);
+  }
+  copy_row(x + 2 * half, y + 2 * half, size - 2 * half);
+}
+
+// The cached head's place: [block][head][offset][channel].
+inline std::int64_t cache_offset(const RopeArgs& a, std::int64_t slot, int head) {
+  const std::int64_t block = slot / a.block_size, offset = slot % a.block_size;
+  return ((block * a.num_kv_heads + head) * a.block_size + offset) * a.head_size;
+}
+
+constexpr int kLargestNormedHead = 1024;
+
+template <class T, class C>
+void rope_rows(const RopeArgs& a, std::int64_t begin, std::int64_t end) {
+  const std::int64_t size = a.head_size;
+  T normed[kLargestNormedHead];
+  for (std::int64_t token = begin; token < end; ++token) {
+    const float* cos = a.cos_sin + a.positions[token] * a.cos_sin_stride;
+    const float* sin = cos + a.half;
+    const T* q = reinterpret_cast<const T*>(a.q) + token * a.q_stride;
+    T* q_out = reinterpret_cast<T*>(a.q_out) + token * a.num_heads * size;
+    for (int head = 0; head < a.num_heads; ++head) {
+      const T* x = q + head * size;
+      if (a.q_norm) {
+        norm_row(x, reinterpret_cast<const T*>(a.q_norm), normed, size, a.eps);
+        x = normed;
+      }
+      rotate_head(x, cos, sin, q_out + head * size, a.half, size);
+    }
+    const T* k = reinterpret_cast<const T*>(a.k) + token * a.k_stride;
+    const T* v = reinterpret_cast<const T*>(a.v) + token * a.v_stride;
+    for (int head = 0; head < a.num_kv_heads; ++head) {
+      C* key = reinterpret_cast<C*>(a.cache) + cache_offset(a, a.slots[token], head);
+      const T* x = k + head * size;
+      if (a.k_norm) {
+        norm_row(x, reinterpret_cast<const T*>(a.k_norm), normed, size, a.eps);
+        x = normed;
+      }
+      rotate_head(x, cos, sin, key, a.half, size);
+      copy_row(v + head * size, key + a.value_offset, size);
+    }
+  }
+}
+
+inline void rope(const RopeArgs& a, std::int64_t begin, std::int64_t end) {
+  const bool narrow_cache = a.cache_type == DType::bfloat16;
+  if (a.type == DType::float32) {
+    narrow_cache ? rope_rows<float, Bf16>(a, begin, end) : rope_rows<float, float>(a, begin, end);
+  } else {
+    narrow_cache ? rope_rows<Bf16, Bf16>(a, begin, end) : rope_rows<Bf16, float>(a, begin, end);
+  }
+}
+
+}  // namespace quire::QUIRE_TARGET

@@ -1,0 +1,40 @@
+// The ops as module.cpp calls them: pointers and sizes in, results written in place. They run on the pool's
+// threads and hold no lock on Python.
+#pragma once
+
+#include "kernels.h"
+
+namespace quire {
+
+// Bytes of a packed weight: [ceil(N / 32)][steps][32] words of 4 bytes, where a word is one fp32 or a pair of
+// bf16 of neighbouring columns, and rows and columns past the end are zeros.
+std::size_t packed_bytes(DType type, std::int64_t out_features, std::int64_t in_features);
+
+// Packs [N, K] rows, `stride` elements apart.
+void pack_weight(const char* weight, DType type, std::int64_t stride, std::int64_t out_features,
+                 std::int64_t in_features, char* packed);
+
+struct LinearArgs {
+  const char* x;  // [M, K], rows `x_stride` elements apart
+  DType x_type;
+  std::int64_t x_stride, rows;
+  const char* packed;
+  DType weight_type;
+  std::int64_t out_features, in_features;
+  const void* bias;  // [N] or null
+  DType bias_type;
+  char* y;  // [M, N] contiguous, of x's type
+};
+void linear(const LinearArgs& args);
+
+void rms_norm(const NormArgs& args, std::int64_t rows);
+void silu_and_mul(const GateArgs& args, std::int64_t rows);
+void gelu_and_mul(const GateArgs& args, std::int64_t rows);
+
+// Throws std::out_of_range for a position or slot outside of its table, before anything is written.
+void rope_and_cache_write(const RopeArgs& args, std::int64_t tokens);
+
+// Throws std::out_of_range for a block outside of the cache, before anything is computed.
+void paged_attention(const AttentionArgs& args, std::int64_t table_width);
+
+}  // namespace quire

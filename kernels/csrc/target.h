@@ -1,0 +1,38 @@
+// Included last by each target_*.cpp, after that file has chosen the instruction set and the vectors:
+// compiles every kernel for them and gathers them in one table.
+//
+// The kernels use no templates of the standard library. Such a template could be compiled here with
+// instructions that another CPU lacks, and the linker would then give this copy to the whole extension.
+
+#include "simd_math.h"
+#include "dot_tile.h"
+#include "linear_kernels.h"
+#include "norm_rope_kernels.h"
+#include "attention_kernels.h"
+
+namespace quire::QUIRE_TARGET {
+
+#if defined(QUIRE_PAIR_DOT)
+constexpr bool kPairDot = true;
+#else
+constexpr bool kPairDot = false;
+#endif
+
+constexpr KernelTable kTable = {kFloatRows,
+                                kPairRows,
+                                kPairDot,
+                                kTileVectors,
+                                kWideVectors,
+                                kWideRows,
+                                pack_tile,
+                                pack_panel,
+                                linear,
+                                rms_norm,
+                                silu_and_mul,
+                                gelu_and_mul,
+                                rope,
+                                attention_scratch,
+                                attention,
+                                attention_merge};
+
+}  // namespace quire::QUIRE_TARGET

@@ -1,0 +1,27 @@
+// The kernels for AVX512 with bf16 dot products.
+#include "kernels.h"
+#include "unroll.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma")
+#endif
+
+#define QUIRE_TARGET avx512_bf16
+#define QUIRE_PAIR_DOT 1
+#include "simd_avx512.h"
+#include "target.h"
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#endif
+
+const quire::KernelTable* quire::avx512_bf16_kernels() { return &avx512_bf16::kTable; }
+#else
+const quire::KernelTable* quire::avx512_bf16_kernels() { return nullptr; }
+#endif

@@ -1,0 +1,46 @@
+"""The application: routes of every dialect behind one gate."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+
+from .. import __version__
+from ..errors import QuireError
+from . import openapi
+from .context import ServerContext
+from .errors import answer_http_exception, answer_quire_error
+from .gate import RequestGate
+from .health import health_routes
+from .metrics import Metrics
+from .openai.routes import TYPES as OPENAI_TYPES
+from .openai.routes import openai_routes
+from .settings import ServerSettings
+
+if TYPE_CHECKING:
+    from ..engine.async_engine import AsyncEngine
+
+
+def create_app(engine: AsyncEngine, settings: ServerSettings | None = None) -> FastAPI:
+    """The ASGI application over a started engine, which stays the caller's to shut down.
+
+    `app.state.context` is its `ServerContext`.
+    """
+    context = ServerContext(engine, settings or ServerSettings(), Metrics(engine))
+    app = FastAPI(
+        title="quire",
+        version=__version__,
+        docs_url=None,  # its page would load scripts from the network
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.state.context = context
+    app.add_exception_handler(QuireError, answer_quire_error)
+    app.add_exception_handler(HTTPException, answer_http_exception)
+    app.add_middleware(RequestGate, context=context)
+    app.include_router(health_routes(context))
+    app.include_router(openai_routes(context))
+    openapi.install(app, OPENAI_TYPES)
+    return app

@@ -1,0 +1,258 @@
+"""`/v1/chat/completions`: the model's next turn in a conversation."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Iterator
+
+import anyio.to_thread
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ...engine.outputs import CompletionOutput
+from ...engine.sampling_params import MAX_LOGPROBS
+from ...errors import InvalidRequest
+from ..context import RequestRecord, ServerContext
+from ..generation import Batch, DeltaStream, Job, check_text_length, collect, encode, run, while_connected
+from ..json_body import read_message
+from ..sse import event, open_stream
+from .chunks import ChunkEncoder
+from .common import (
+    Envelope,
+    check_common,
+    check_metadata,
+    finish_reason,
+    new_envelope,
+    priority,
+    prompt_logprobs,
+    usage,
+)
+from .logprobs import chat_logprobs
+from .params import or_default, sampling_params
+from .protocol import (
+    UNSUPPORTED_IN_CHAT,
+    AnswerMessage,
+    ChatChoice,
+    ChatChunkChoice,
+    ChatCompletion,
+    ChatCompletionChunk,
+    ChatCompletionRequest,
+    ChatLogprobs,
+    Delta,
+    Message,
+)
+
+RESERVED_VARIABLES = frozenset(
+    ("add_generation_prompt", "chat_template", "documents", "messages", "self", "tokenize", "tools")
+)
+
+
+async def create_chat_completion(context: ServerContext, request: Request) -> Response:
+    """Answers one request, streamed or whole."""
+    record: RequestRecord = request.state.record
+    body = await read_message(
+        request, ChatCompletionRequest, context.settings, unsupported=UNSUPPORTED_IN_CHAT
+    )
+    check_common(context, request, body)
+    check_metadata(record, body.metadata, body.safety_identifier)
+    job = await _job(context, request, body)
+    envelope = new_envelope(context, f"chatcmpl-{record.request_id}")
+    writer = _Writer(context, body)
+    if body.stream:
+        deltas = DeltaStream(run(context, record, job))
+        events = _events(writer, body, job, deltas, envelope, record)
+        return await open_stream(context, request, deltas, events)
+    ((_, output),) = await while_connected(request.receive, collect(run(context, record, job)))
+    answer = ChatCompletion(
+        id=envelope.id,
+        created=envelope.created,
+        model=envelope.model,
+        choices=[writer.whole(part) for part in output.outputs],
+        usage=usage(record),
+    )
+    if body.return_token_ids:
+        answer.prompt_token_ids = output.prompt_token_ids
+    if body.prompt_logprobs is not None and output.prompt_logprobs is not None:
+        answer.prompt_logprobs = prompt_logprobs(output.prompt_logprobs, body.prompt_logprobs)
+    return Response(msgspec.json.encode(answer), media_type="application/json")
+
+
+async def _job(context: ServerContext, request: Request, body: ChatCompletionRequest) -> Job:
+    params = sampling_params(
+        body,
+        context.engine.model_config.generation,
+        n=or_default(body.n, 1),
+        max_tokens=_max_tokens(body),
+        logprobs=_num_logprobs(body),
+        prompt_logprobs=body.prompt_logprobs,
+    )
+    tokens = await encode(
+        context, await render_prompt(context, body), add_special_tokens=body.add_special_tokens is True
+    )
+    return Job(
+        prompts=[tokens], params=[params], priority=priority(request, body), cache_salt=body.cache_salt
+    )
+
+
+def _max_tokens(body: ChatCompletionRequest) -> int | None:
+    if body.max_tokens is not None and body.max_completion_tokens not in (None, body.max_tokens):
+        raise InvalidRequest(
+            f"max_completion_tokens ({body.max_completion_tokens}) and its older name max_tokens "
+            f"({body.max_tokens}) differ",
+            param="max_completion_tokens",
+        )
+    return body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
+
+
+def _num_logprobs(body: ChatCompletionRequest) -> int | None:
+    top = body.top_logprobs
+    if top is not None and not 0 <= top <= MAX_LOGPROBS:
+        raise InvalidRequest(
+            f"top_logprobs must be between 0 and {MAX_LOGPROBS}, got {top}", param="top_logprobs"
+        )
+    if not body.logprobs:
+        if top is not None:
+            raise InvalidRequest("top_logprobs needs logprobs: true", param="top_logprobs")
+        return None
+    return top or 0
+
+
+async def render_prompt(context: ServerContext, body: ChatCompletionRequest) -> str:
+    """The conversation in the form that the model was trained on. Raises `InvalidRequest`."""
+    template = context.engine.chat_template
+    if not template:
+        raise InvalidRequest(
+            f"{context.model_name!r} has no chat template; use /v1/completions", code="no_chat_template"
+        )
+    if not body.messages:
+        raise InvalidRequest("messages must not be empty", param="messages")
+    messages = [_plain(message) for message in body.messages]
+    check_text_length(context, "".join(message["content"] for message in messages), "messages")
+    unfinished = body.continue_final_message is True
+    add_generation_prompt = or_default(body.add_generation_prompt, not unfinished)
+    if unfinished and add_generation_prompt:
+        raise InvalidRequest(
+            "continue_final_message and add_generation_prompt exclude each other",
+            param="continue_final_message",
+        )
+    if unfinished and messages[-1]["role"] != "assistant":
+        raise InvalidRequest(
+            "continue_final_message needs a last message of the assistant", param="continue_final_message"
+        )
+
+    variables = body.chat_template_kwargs or {}
+    for name in variables:
+        if name in RESERVED_VARIABLES:
+            raise InvalidRequest(
+                f"chat_template_kwargs: {name!r} is reserved; it has a parameter of its own or none",
+                param="chat_template_kwargs",
+            )
+
+    def render() -> str:
+        text = template.render(messages, add_generation_prompt=add_generation_prompt, **variables)
+        return _cut_after(text, messages[-1]["content"]) if unfinished else text
+
+    if sum(len(message["content"]) for message in messages) <= context.settings.inline_bytes:
+        return render()
+    return await anyio.to_thread.run_sync(render)
+
+
+def _plain(message: Message) -> dict[str, str]:
+    """A message as templates know it: content is text, and developers are the system."""
+    content = message.content
+    plain = {
+        "role": "system" if message.role == "developer" else message.role,
+        "content": content if isinstance(content, str) else "\n".join(part.text for part in content),
+    }
+    if message.name is not None:
+        plain["name"] = message.name
+    return plain
+
+
+def _cut_after(text: str, final: str) -> str:
+    """The prompt up to the end of its last message, without what the template puts behind."""
+    final = final.strip()
+    start = text.rfind(final)
+    if not final or start < 0:
+        raise InvalidRequest(
+            "continue_final_message: the chat template does not show the last message as it is",
+            param="continue_final_message",
+        )
+    return text[: start + len(final)]
+
+
+class _Writer:
+    """Turns the output of a job, whole or as deltas, into choices."""
+
+    def __init__(self, context: ServerContext, body: ChatCompletionRequest) -> None:
+        self._tokenizer = context.engine.tokenizer
+        self._body = body
+
+    def whole(self, part: CompletionOutput) -> ChatChoice:
+        """A finished answer."""
+        choice = ChatChoice(
+            index=part.index,
+            message=AnswerMessage(content=part.text),
+            logprobs=self._logprobs(part),
+            finish_reason=finish_reason(part) or "stop",
+            stop_reason=part.stop_reason,
+        )
+        if self._body.return_token_ids:
+            choice.token_ids = part.token_ids
+        return choice
+
+    def deltas(self, batch: Batch) -> Iterator[ChatChunkChoice]:
+        """What is new; the end of an answer is a chunk of its own."""
+        for _, output in batch:
+            for part in output.outputs:
+                logprobs = self._logprobs(part)
+                if part.text or logprobs is not None or (self._body.return_token_ids and part.token_ids):
+                    choice = ChatChunkChoice(
+                        index=part.index, delta=Delta(content=part.text), logprobs=logprobs
+                    )
+                    if self._body.return_token_ids:
+                        choice.token_ids = part.token_ids
+                    yield choice
+                if part.finish_reason is not None:
+                    yield ChatChunkChoice(
+                        index=part.index,
+                        delta=Delta(),
+                        finish_reason=finish_reason(part),
+                        stop_reason=part.stop_reason,
+                    )
+
+    def _logprobs(self, part: CompletionOutput) -> ChatLogprobs | None:
+        if not self._body.logprobs or not part.token_ids:
+            return None
+        return chat_logprobs(
+            self._tokenizer, part.token_ids, part.logprobs or [], or_default(self._body.top_logprobs, 0)
+        )
+
+
+async def _events(
+    writer: _Writer,
+    body: ChatCompletionRequest,
+    job: Job,
+    deltas: DeltaStream,
+    envelope: Envelope,
+    record: RequestRecord,
+) -> AsyncGenerator[bytes, None]:
+    with_usage = body.stream_options is not None and body.stream_options.include_usage is True
+    last = ChatCompletionChunk(
+        id=envelope.id, created=envelope.created, model=envelope.model, choices=[], usage=None
+    )
+    plain = last if with_usage else msgspec.structs.replace(last, usage=msgspec.UNSET)
+    first = ChunkEncoder(
+        msgspec.structs.replace(plain, prompt_token_ids=job.prompts[0]) if body.return_token_ids else plain
+    )
+    yield b"".join(
+        first(ChatChunkChoice(index=index, delta=Delta(role="assistant", content="")))
+        for index in range(job.params[0].n)
+    )
+    encode_chunk = ChunkEncoder(plain)
+    async for batch in deltas:
+        if data := b"".join(map(encode_chunk, writer.deltas(batch))):
+            yield data
+    if with_usage:
+        last.usage = usage(record)
+        yield event(msgspec.json.encode(last))

@@ -1,0 +1,71 @@
+"""The OpenAPI document: the server parses bodies itself, and describes them from the same types."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from .errors import ErrorObject
+
+REF = "#/components/schemas/{name}"
+
+REASONS = {
+    400: "A value in the request cannot be honoured",
+    401: "No API key, or a wrong one",
+    404: "No such model",
+    408: "The request took too long to arrive",
+    413: "The body is too large",
+    415: "The body is not plain JSON",
+    429: "Too many requests are waiting; Retry-After says when to come back",
+    431: "The headers are too large, or too many",
+    500: "The engine failed on this request",
+    503: "The server is shutting down, or the engine is not ready",
+}
+EVERYWHERE = (401, 431)
+WITH_BODY = (400, 404, 408, 413, 415, 429, 500, 503)
+
+
+def describe(
+    summary: str,
+    *,
+    answer: type[msgspec.Struct],
+    body: type[msgspec.Struct] | None = None,
+    errors: Sequence[int] = (),
+    streams: bool = False,
+) -> dict[str, Any]:
+    """What a route's decorator needs to document it. The types must be given to `install`."""
+    content: dict[str, Any] = {"application/json": {"schema": _ref(answer)}}
+    if streams:
+        content["text/event-stream"] = {"schema": {"type": "string"}}
+    responses: dict[int | str, dict[str, Any]] = {200: {"description": "The answer", "content": content}}
+    for status in sorted({*EVERYWHERE, *errors, *(WITH_BODY if body is not None else ())}):
+        responses[status] = {
+            "description": REASONS[status],
+            "content": {"application/json": {"schema": _ref(ErrorObject)}},
+        }
+    extra: dict[str, Any] = {}
+    if body is not None:
+        extra["requestBody"] = {"required": True, "content": {"application/json": {"schema": _ref(body)}}}
+    return {"summary": summary, "responses": responses, "openapi_extra": extra}
+
+
+def install(app: FastAPI, types: Sequence[type[msgspec.Struct]]) -> None:
+    """Makes `app.openapi()` give a document that defines the types which `describe` refers to."""
+
+    def document() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            schema = get_openapi(title=app.title, version=app.version, routes=app.routes)
+            _, components = msgspec.json.schema_components([*types, ErrorObject], ref_template=REF)
+            schema.setdefault("components", {}).setdefault("schemas", {}).update(components)
+            app.openapi_schema = schema
+        return app.openapi_schema
+
+    app.openapi = document  # type: ignore[method-assign]
+
+
+def _ref(type: type[msgspec.Struct]) -> dict[str, str]:
+    return {"$ref": REF.format(name=type.__name__)}

@@ -1,0 +1,106 @@
+"""Parameters are valid or refused, with the field and the value in the message."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from quire.engine.input_check import check_request
+from quire.engine.sampling_params import SamplingParams
+from quire.errors import ContextLengthExceeded, InvalidRequest
+
+BAD: list[tuple[str, Any]] = [
+    ("n", 0),
+    ("n", 10**9),
+    ("n", True),
+    ("temperature", -0.1),
+    ("temperature", 2.1),
+    ("temperature", float("nan")),
+    ("temperature", float("inf")),
+    ("temperature", "1"),
+    ("top_p", 0.0),
+    ("top_p", 1.1),
+    ("min_p", -0.1),
+    ("top_k", -2),
+    ("top_k", 1.5),
+    ("presence_penalty", 2.1),
+    ("frequency_penalty", -2.1),
+    ("repetition_penalty", 0.0),
+    ("seed", 1 << 63),
+    ("max_tokens", -1),
+    ("max_tokens", 0),
+    ("max_tokens", 1 << 63),
+    ("min_tokens", -1),
+    ("min_tokens", 17),
+    ("stop", ["x"] * 10_000),
+    ("stop", [""]),
+    ("stop", ["x" * 100_000]),
+    ("logprobs", -1),
+    ("logprobs", 10**6),
+    ("prompt_logprobs", 21),
+    ("logit_bias", {1: 101.0}),
+    ("logit_bias", {-1: 1.0}),
+    ("logit_bias", {1: float("nan")}),
+    ("allowed_token_ids", []),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), BAD)
+def test_out_of_range_values_are_refused_by_name(name: str, value: Any) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        SamplingParams(**{name: value})
+    assert caught.value.param == name
+    assert caught.value.status == 400
+    assert len(caught.value.message) < 200
+
+
+@pytest.mark.parametrize("name", ["logit_bias", "stop_token_ids", "allowed_token_ids"])
+def test_tokens_outside_of_the_vocabulary_are_refused(name: str) -> None:
+    for token in (100, 1 << 30):
+        params = SamplingParams(**{name: {token: 1.0} if name == "logit_bias" else [token]})
+        with pytest.raises(InvalidRequest, match=str(token)) as caught:
+            check_request([1], params, vocab_size=100, max_model_len=50)
+        assert caught.value.param == name
+
+
+@pytest.mark.parametrize("token", [-1, 100, 1 << 63])
+def test_prompt_ids_outside_of_the_vocabulary_are_refused(token: int) -> None:
+    with pytest.raises(InvalidRequest, match=str(token)):
+        check_request([1, token], SamplingParams(), vocab_size=100, max_model_len=50)
+
+
+def test_the_context_limit() -> None:
+    def check(num_prompt: int, max_tokens: int | None, **extra: Any) -> None:
+        params = SamplingParams(max_tokens=max_tokens, **extra)
+        check_request([1] * num_prompt, params, vocab_size=100, max_model_len=50)
+
+    check(49, 1)
+    check(49, None)
+    check(50, 0, prompt_logprobs=0)
+    for num_prompt, max_tokens in ((50, None), (40, 11), (10**6, 1)):
+        with pytest.raises(ContextLengthExceeded) as caught:
+            check(num_prompt, max_tokens)
+        assert caught.value.code == "context_length_exceeded"
+    with pytest.raises(InvalidRequest, match="empty"):
+        check(0, 1)
+
+
+def test_parameters_that_leave_no_token_are_refused() -> None:
+    params = SamplingParams(allowed_token_ids=[2], min_tokens=1)
+    with pytest.raises(InvalidRequest, match="min_tokens=1"):
+        check_request([1], params, vocab_size=100, max_model_len=50, eos_token_ids=[2])
+
+
+def test_parameters_are_frozen() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        SamplingParams().n = 2  # type: ignore[misc]
+
+
+def test_choices_have_seeds_of_their_own() -> None:
+    params = SamplingParams(n=3, seed=(1 << 63) - 1)
+    seeds = [params.for_choice(i).seed for i in range(3)]
+    assert len(set(seeds)) == 3
+    assert seeds[0] == params.seed
+    assert SamplingParams(n=2).for_choice(1).seed is None
