@@ -131,8 +131,7 @@ def _extension() -> str:
 
 
 def _model(config: EngineConfig) -> Section:
-    from ..engine.build import choose, plan_memory
-    from ..models.loader import checkpoint_bytes
+    from ..engine.build import check_weights_fit, choose, plan_memory, weight_bytes
 
     section: Section = {"name": config.model_name}
     try:
@@ -143,10 +142,10 @@ def _model(config: EngineConfig) -> Section:
             "device": str(choice.device),
             "dtype": str(choice.dtype).removeprefix("torch."),
             "max_model_len": choice.max_model_len,
+            "weight_bytes": weight_bytes(choice),
         }
-        if config.load_format == "auto":
-            section["checkpoint_bytes"] = checkpoint_bytes(choice.folder)
-        section["kv_cache"] = plan_memory(config, choice).describe()
+        check_weights_fit(config, choice)
+        section["kv_cache"] = plan_memory(config, choice, still_to_load=section["weight_bytes"]).describe()
     except (QuireError, ValueError) as error:
         section["error"] = str(error)
     return section

@@ -11,7 +11,7 @@ import typer
 from ..engine.config import EngineConfig
 from ..errors import QuireError
 from ..server.settings import ServerSettings, read_api_key
-from .logs import LogLevel
+from .logs import LogLevel, set_up_logging
 from .options import ENGINE, SERVER, takes
 
 SERVED = ENGINE.but(model="embedded").also(
@@ -34,8 +34,8 @@ def serve(
 
     The API key that clients must send comes from QUIRE_API_KEY or from the file QUIRE_API_KEY_FILE.
     """
-    # The engine's process, which the server starts, reads it too.
-    os.environ["QUIRE_LOG_LEVEL"] = log_level
+    set_up_logging(log_level)
+    os.environ["QUIRE_LOG_LEVEL"] = log_level  # for the engine's process
     from ..server.main import serve as run
 
     try:

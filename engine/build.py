@@ -94,7 +94,7 @@ def build_engine(config: EngineConfig, *, progress: bool = False) -> tuple[Engin
     choice = choose(config)
     torch.set_num_threads(config.num_threads or len(os.sched_getaffinity(0)))
     started = time.monotonic()
-    _check_weights_fit(config, choice)
+    check_weights_fit(config, choice)
     model = load_model(
         choice.folder,
         choice.config,
@@ -134,17 +134,21 @@ def build_engine(config: EngineConfig, *, progress: bool = False) -> tuple[Engin
     return engine, choice, plan
 
 
-def plan_memory(config: EngineConfig, choice: ModelChoice) -> MemoryPlan:
+def plan_memory(config: EngineConfig, choice: ModelChoice, *, still_to_load: int = 0) -> MemoryPlan:
     """Sizes the block pool from the memory that is available now.
 
-    On a CPU, call it when the weights are loaded, so that their memory no longer counts as free.
+    Args:
+        config: All settings.
+        choice: The model.
+        still_to_load: Bytes of weights that are not loaded yet and will take free memory.
     """
     if choice.device.type == "cpu":
-        budget = int(available_ram() * (config.memory_fraction or CPU_MEMORY_FRACTION))
+        free = max(0, available_ram() - still_to_load)
+        budget = int(free * (config.memory_fraction or CPU_MEMORY_FRACTION))
     else:
         free, total = torch.cuda.mem_get_info(choice.device)
         allowed = int(total * (config.memory_fraction or GPU_MEMORY_FRACTION))
-        budget = max(0, allowed - (total - free))
+        budget = max(0, allowed - (total - free) - still_to_load)
     return plan_pool(
         kv_cache_shape(choice, config.block_size),
         budget=budget,
@@ -169,14 +173,17 @@ def allocate_kv_caches(choice: ModelChoice, plan: MemoryPlan) -> list[Tensor]:
     ]
 
 
-def _check_weights_fit(config: EngineConfig, choice: ModelChoice) -> None:
+def weight_bytes(choice: ModelChoice) -> int:
+    """What the checkpoint's weights take in the dtype that they will have here."""
+    stored = getattr(torch, choice.config.dtype).itemsize
+    return sum(file.stat().st_size for file in weight_files(choice.folder)) * choice.dtype.itemsize // stored
+
+
+def check_weights_fit(config: EngineConfig, choice: ModelChoice) -> None:
     """Raises `ModelTooLarge` before loading a checkpoint that is larger than the memory."""
     if config.load_format == "dummy":
         return
-    stored = torch.empty(0, dtype=getattr(torch, choice.config.dtype)).element_size()
-    needed = (
-        sum(file.stat().st_size for file in weight_files(choice.folder)) * choice.dtype.itemsize // stored
-    )
+    needed = weight_bytes(choice)
     free = available_ram() if choice.device.type == "cpu" else torch.cuda.mem_get_info(choice.device)[0]
     if needed > free:
         raise ModelTooLarge(

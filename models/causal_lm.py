@@ -79,7 +79,7 @@ class CausalLM(Layer):
         self.model = Decoder(config, dtype, self.layer_type)
         self.lm_head = Linear(config.hidden_size, config.vocab_size, dtype)
         if config.tie_word_embeddings:
-            self.lm_head.weight = self.model.embed_tokens.as_linear()
+            self.lm_head.weight = self.model.embed_tokens.weight
         self.cos_sin = cos_sin_table(config.rope, config.head_size, max_model_len)
 
     def forward(self, input_ids: Tensor, kv_caches: list[Tensor], meta: AttentionMetadata) -> Tensor:

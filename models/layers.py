@@ -67,6 +67,16 @@ class Linear(Layer):
     def __call__(self, x: Tensor) -> Tensor:
         return ops.linear(x, self.weight, self.bias)
 
+    def finalize(self) -> None:
+        """Lets the kernel that will run repack the weight, now that it is filled, and frees the original.
+
+        Kernels repack on first use; a row of zeros is that use.
+        """
+        data = self.weight.data
+        self(data.new_zeros(1, self.weight.in_features))
+        if self.weight.packed is not None:
+            self.weight.data = data.new_empty(0)
+
     def tensors(self, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
         yield prefix + "weight", self.weight.data
         if self.bias is not None:
@@ -100,17 +110,21 @@ class MergedLinear(Linear):
 
 
 class Embedding(Layer):
-    """Token ids to rows of a matrix `[vocab, hidden]`."""
+    """Token ids to rows of a matrix `[vocab, hidden]`.
+
+    The matrix is a `LinearWeight`, so that an output projection can be tied to it and a kernel may
+    repack it for both.
+    """
 
     def __init__(self, vocab_size: int, hidden_size: int, dtype: torch.dtype) -> None:
-        self.weight = torch.empty(vocab_size, hidden_size, dtype=dtype)
+        self.weight = LinearWeight.from_dense(torch.empty(vocab_size, hidden_size, dtype=dtype))
 
     def __call__(self, ids: Tensor) -> Tensor:
-        return self.weight[ids]
+        data = self.weight.data
+        return data[ids] if data.numel() else self.weight.packed.rows(ids)
 
-    def as_linear(self) -> LinearWeight:
-        """The same matrix as an output projection, sharing its memory."""
-        return LinearWeight.from_dense(self.weight)
+    def tensors(self, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+        yield prefix + "weight", self.weight.data
 
 
 class RMSNorm(Layer):

@@ -8,7 +8,6 @@ loading needs little more memory than the model.
 from __future__ import annotations
 
 import logging
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -18,7 +17,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..errors import ModelError
-from ..kernels import ops
 from .causal_lm import CausalLM
 from .config import ModelConfig
 from .layers import Linear
@@ -178,15 +176,8 @@ def fill_with_noise(model: CausalLM, seed: int) -> None:
 
 
 def finalize_weights(model: CausalLM) -> None:
-    """Lets the kernels of the model's device repack each linear weight once, now that all are in place.
-
-    A kernel module that wants it defines `prepare(weight: LinearWeight) -> None`.
-    """
-    device = model.model.embed_tokens.weight.device.type
-    for cell in ops.TABLE["linear"]:
-        function, _ = ops.load_cell(cell, "linear") if cell.device == device else (None, None)
-        prepare = getattr(sys.modules[function.__module__], "prepare", None) if function else None
-        if prepare is not None:
-            for layer in model.descendants():
-                if isinstance(layer, Linear):
-                    prepare(layer.weight)
+    """Does what is done once all weights are in place: kernels repack them for their own needs."""
+    with torch.inference_mode():
+        for layer in model.descendants():
+            if isinstance(layer, Linear):
+                layer.finalize()

@@ -29,9 +29,14 @@ def cos_sin_table(rope: RopeConfig, rotary_dim: int, max_len: int) -> Tensor:
     Returns:
         fp32 `[max_len, rotary_dim]`: the cosines of all pairs, then their sines.
     """
-    frequencies, factor = inverse_frequencies(rope, rotary_dim, max_len)
-    angles = torch.arange(max_len, dtype=torch.float32)[:, None] * frequencies
-    return torch.cat((angles.cos() * factor, angles.sin() * factor), -1)
+    device = torch.get_default_device()
+    # Made on the CPU whatever the device: the same bits everywhere, and torch's meta device would
+    # import its symbolic machinery, which takes longer than loading a small model.
+    with torch.device("cpu"):
+        frequencies, factor = inverse_frequencies(rope, rotary_dim, max_len)
+        angles = torch.arange(max_len, dtype=torch.float32)[:, None] * frequencies
+        table = torch.cat((angles.cos() * factor, angles.sin() * factor), -1)
+    return table.to(device)
 
 
 def inverse_frequencies(rope: RopeConfig, rotary_dim: int, max_len: int) -> tuple[Tensor, float]:

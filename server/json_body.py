@@ -24,6 +24,7 @@ Unsupported = Mapping[str, tuple[object, ...]]
 
 _WHERE = re.compile(r" - at `(?:key in )?\$\.?(?P<path>[^`]*)`$")
 _UNKNOWN = re.compile(r"^Object contains unknown field `(?P<name>.*)`$", re.DOTALL)
+_ENUM = re.compile(r"^Invalid enum value (?P<value>.*)$", re.DOTALL)
 _MISSING = re.compile(r"^Object missing required field `(?P<name>.*)`$")
 
 
@@ -117,4 +118,6 @@ def _invalid(text: str) -> InvalidRequest:
     if missing := _MISSING.match(reason):
         param = inside(missing["name"])
         return InvalidRequest(f"{param} is required", param=param, code="missing_parameter")
+    if enum := _ENUM.match(reason):
+        return InvalidRequest(f"{path}: {enum['value'][:120]} is not supported", param=path)
     return InvalidRequest(f"{path or 'the body'}: {reason[:1].lower()}{reason[1:]}", param=path or None)

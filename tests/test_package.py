@@ -63,7 +63,8 @@ def test_a_users_own_modules_are_not_shadowed_and_do_not_shadow(tmp_path: Path) 
     code = "\n".join(
         [
             *(f"import {name}; assert {name}.mine" for name in names),
-            "import quire.cli, quire.errors, quire.engine.scheduler, quire.kernels.ops, quire.models, quire.server",
+            "import quire.cli, quire.errors, quire.engine.scheduler, quire.kernels.ops",
+            "import quire.models, quire.server",
             "assert not hasattr(quire.models, 'mine')",
         ]
     )

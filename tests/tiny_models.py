@@ -114,7 +114,14 @@ def oracle_greedy(folder: Path, ids: list[int], max_tokens: int) -> list[int]:
     import torch
 
     with torch.inference_mode():
+        inputs = torch.tensor([ids])
         out = oracle(folder).generate(
-            torch.tensor([ids]), max_new_tokens=max_tokens, do_sample=False, eos_token_id=None, pad_token_id=0
+            inputs,
+            # Without it, transformers takes a token that equals the pad token for padding.
+            attention_mask=torch.ones_like(inputs),
+            max_new_tokens=max_tokens,
+            do_sample=False,
+            eos_token_id=None,
+            pad_token_id=0,
         )
     return out[0, len(ids) :].tolist()

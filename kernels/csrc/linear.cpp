@@ -95,11 +95,6 @@ void linear_rows(const LinearArgs& a, const KernelTable& table, std::int64_t fir
 
 }  // namespace
 
-std::size_t packed_bytes(DType type, std::int64_t out_features, std::int64_t in_features) {
-  const std::int64_t panels = ceil_div(out_features, std::int64_t{kPanel});
-  return static_cast<std::size_t>(panels * kPanel * 4 * steps_of(type, in_features));
-}
-
 void pack_weight(const char* weight, DType type, std::int64_t stride, std::int64_t out_features,
                  std::int64_t in_features, char* packed) {
   const KernelTable& table = kernels();

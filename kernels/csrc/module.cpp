@@ -137,9 +137,6 @@ PYBIND11_MODULE(_C, m) {
   m.doc() = "quire's CPU kernels; quire.kernels.cpu gives them tensors.";
   const auto released = py::call_guard<py::gil_scoped_release>();
   m.def("linear", &linear, released);
-  m.def("packed_bytes", [](int type, std::int64_t out_features, std::int64_t in_features) {
-    return quire::packed_bytes(dtype(type), out_features, in_features);
-  });
   m.def("pack_weight", &pack_weight, released);
   m.def("rms_norm", &rms_norm, released);
   m.def("silu_and_mul", &silu_and_mul, released);

@@ -6,11 +6,8 @@
 
 namespace quire {
 
-// Bytes of a packed weight: [ceil(N / 32)][steps][32] words of 4 bytes, where a word is one fp32 or a pair of
-// bf16 of neighbouring columns, and rows and columns past the end are zeros.
-std::size_t packed_bytes(DType type, std::int64_t out_features, std::int64_t in_features);
-
-// Packs [N, K] rows, `stride` elements apart.
+// Packs [N, K] rows, `stride` elements apart, into [ceil(N / 32)][steps][32] words of 4 bytes. A word is one
+// fp32 or a pair of bf16 of neighbouring columns; rows and columns past the end become zeros.
 void pack_weight(const char* weight, DType type, std::int64_t stride, std::int64_t out_features,
                  std::int64_t in_features, char* packed);
 

@@ -20,8 +20,8 @@ Skill = Callable[[random.Random], list[Turn]]
 
 SKILLS: tuple[tuple[Skill, float], ...] = (
     (smalltalk_turns, 20.0),
-    (story_turns, 11.0),
-    (fact_turns, 17.0),
+    (story_turns, 8.0),
+    (fact_turns, 18.0),
     (topic_turns, 20.0),
     (task_turns, 18.0),
     (misc_turns, 18.0),
@@ -159,4 +159,4 @@ def documents(seed: int) -> Iterator[Document]:
     """Generate documents without end."""
     rng = random.Random(seed)
     while True:
-        yield _plain(rng) if rng.random() < 0.1 else _dialogue(rng)
+        yield _plain(rng) if rng.random() < 0.08 else _dialogue(rng)

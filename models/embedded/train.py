@@ -92,7 +92,7 @@ def loss_of(model: Llama, ids: Tensor, weights: Tensor) -> Tensor:
 
 def schedule(step: int, steps: int) -> float:
     """Warm up, stay, then decay linearly over the last 40%."""
-    warmup, decay = max(1, min(100, steps // 10)), int(steps * 0.4)
+    warmup, decay = max(1, min(40, steps // 10)), int(steps * 0.4)
     return min(1.0, (step + 1) / warmup, max(0.02, (steps - step) / decay))
 
 
@@ -162,7 +162,7 @@ def save(model: Llama, tokenizer: Tokenizer, folder: Path) -> None:
 def main() -> None:
     """Parse the arguments and train."""
     parser = argparse.ArgumentParser(description="Train quire's embedded model.")
-    parser.add_argument("--steps", type=int, default=2000, help=f"optimizer steps of {TOKENS_PER_STEP} tokens")
+    parser.add_argument("--steps", type=int, default=1700, help=f"optimizer steps of {TOKENS_PER_STEP} tokens")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=PATH)
     args = parser.parse_args()

@@ -49,10 +49,19 @@ RESERVED_VARIABLES = frozenset(
 
 async def create_chat_completion(context: ServerContext, request: Request) -> Response:
     """Answers one request, streamed or whole."""
-    record: RequestRecord = request.state.record
     body = await read_message(
         request, ChatCompletionRequest, context.settings, unsupported=UNSUPPORTED_IN_CHAT
     )
+    try:
+        return await _answer(context, request, body)
+    except InvalidRequest as error:
+        if error.param == "max_tokens" and body.max_completion_tokens is not None:
+            error.param = "max_completion_tokens"
+        raise
+
+
+async def _answer(context: ServerContext, request: Request, body: ChatCompletionRequest) -> Response:
+    record: RequestRecord = request.state.record
     check_common(context, request, body)
     check_metadata(record, body.metadata, body.safety_identifier)
     job = await _job(context, request, body)

@@ -1,0 +1,188 @@
+"""Offline use: what goes in and what comes out, on a tiny random model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from quire import LLM, SamplingParams
+from quire.engine.request import Request
+from quire.engine.scheduler import ModelRunnerOutput, SchedulerOutput
+from quire.errors import InvalidRequest, ModelTooLarge, NotFound, QuireError
+
+
+@pytest.fixture(scope="module")
+def llm(tiny_model: Callable[..., Path]) -> LLM:
+    return LLM(str(tiny_model()), block_size=4, seed=0)
+
+
+def greedy(**extra: Any) -> SamplingParams:
+    return SamplingParams(**{"temperature": 0.0, "max_tokens": 12, "ignore_eos": True, **extra})
+
+
+def text_of(llm: LLM, params: SamplingParams, prompt: str = "the start") -> tuple[str, Any, Any]:
+    choice = llm.generate(prompt, params, use_tqdm=False)[0].outputs[0]
+    return choice.text, choice.finish_reason, choice.stop_reason
+
+
+def test_prompts_may_be_text_or_tokens(llm: LLM) -> None:
+    ids = llm.tokenizer.encode("the start")
+    outputs = llm.generate(["the start", ids, {"prompt_token_ids": ids}], greedy(), use_tqdm=False)
+    assert len({tuple(output.outputs[0].token_ids) for output in outputs}) == 1
+    assert [output.prompt for output in outputs] == ["the start", None, None]
+    assert llm.generate(ids, greedy(), use_tqdm=False)[0].outputs[0].text == outputs[0].outputs[0].text
+
+
+def test_streaming_joins_to_the_whole(llm: LLM) -> None:
+    params = greedy(max_tokens=40, logprobs=1)
+    whole = llm.generate("the start", params, use_tqdm=False)[0].outputs[0]
+    deltas = [output.outputs[0] for output in llm.stream("the start", params)]
+    assert "".join(delta.text for delta in deltas) == whole.text
+    assert [token for delta in deltas for token in delta.token_ids] == whole.token_ids
+    assert [entry for delta in deltas for entry in delta.logprobs or []] == whole.logprobs
+    assert deltas[-1].cumulative_logprob == whole.cumulative_logprob
+    assert whole.text == llm.tokenizer.decode(whole.token_ids)
+
+
+def test_leaving_a_stream_frees_its_blocks(llm: LLM) -> None:
+    stream = llm.stream("the start", greedy(max_tokens=100))
+    next(stream)
+    assert llm.get_metrics().num_running == 1
+    stream.close()
+    assert llm.get_metrics().num_running == 0
+    assert llm.get_metrics().num_free_blocks == llm.get_metrics().num_blocks
+
+
+def test_stop_strings_cut_the_text(llm: LLM) -> None:
+    whole, _, _ = text_of(llm, greedy(max_tokens=40))
+    stop = whole[10:14]
+    place = whole.index(stop)
+    assert text_of(llm, greedy(max_tokens=40, stop=[stop])) == (whole[:place], "stop", stop)
+    included = greedy(max_tokens=40, stop=stop, include_stop_str_in_output=True)
+    assert text_of(llm, included) == (whole[: place + len(stop)], "stop", stop)
+    assert llm.get_metrics().num_running == 0
+
+
+def test_stop_tokens_end_the_output_and_stay_out_of_the_text(llm: LLM) -> None:
+    whole = llm.generate("the start", greedy(), use_tqdm=False)[0].outputs[0]
+    stop = whole.token_ids[5]
+    first = whole.token_ids.index(stop)
+    cut = llm.generate("the start", greedy(stop_token_ids=[stop]), use_tqdm=False)[0].outputs[0]
+    assert (cut.finish_reason, cut.stop_reason) == ("stop", stop)
+    assert cut.token_ids == whole.token_ids[: first + 1]
+    assert cut.text == llm.tokenizer.decode(whole.token_ids[:first])
+
+
+def test_eos_ends_the_output_unless_ignored(llm: LLM) -> None:
+    eos = llm.model_config.eos_token_ids[0]
+    forced = {"logit_bias": {eos: 100.0}}
+    assert text_of(llm, greedy(ignore_eos=False, **forced)) == ("", "stop", None)
+    assert text_of(llm, greedy(**forced))[1] == "length"
+    later = llm.generate("x", greedy(ignore_eos=False, min_tokens=5, **forced), use_tqdm=False)[0].outputs[0]
+    assert later.token_ids[5:] == [eos]
+    assert eos not in later.token_ids[:5]
+
+
+def test_choices_differ_and_share_the_prompt(llm: LLM) -> None:
+    prompt = list(range(100, 140))
+    params = SamplingParams(n=4, temperature=1.0, seed=3, max_tokens=8, ignore_eos=True)
+    before = llm.get_metrics().prefix_cache_hits
+    output = llm.generate(prompt, params, use_tqdm=False)[0]
+    assert [choice.index for choice in output.outputs] == [0, 1, 2, 3]
+    assert len({tuple(choice.token_ids) for choice in output.outputs}) == 4
+    assert llm.get_metrics().prefix_cache_hits - before == 3 * 36
+    again = llm.generate(prompt, params, use_tqdm=False)[0]
+    assert [c.token_ids for c in again.outputs] == [c.token_ids for c in output.outputs]
+
+
+def test_scoring_a_prompt_generates_nothing(llm: LLM) -> None:
+    output = llm.generate("the start", SamplingParams(max_tokens=0, prompt_logprobs=0), use_tqdm=False)[0]
+    assert output.outputs[0].token_ids == []
+    assert output.outputs[0].finish_reason == "length"
+    assert output.prompt_logprobs is not None
+    assert len(output.prompt_logprobs) == len(output.prompt_token_ids)
+
+
+def test_chat_goes_through_the_template(llm: LLM) -> None:
+    messages = [{"role": "user", "content": "hello"}]
+    output = llm.chat(messages, greedy(), use_tqdm=False)[0]
+    assert llm.tokenizer.decode(output.prompt_token_ids, skip_special_tokens=False) == (
+        "<|user|>hello<|end|><|assistant|>"
+    )
+    assert len(llm.chat([messages, messages], greedy(), use_tqdm=False)) == 2
+
+
+def test_one_bad_prompt_refuses_the_call_before_anything_runs(llm: LLM) -> None:
+    steps = llm.get_metrics().num_steps
+    for bad in ([[-1]], [[10**6]], [[]], [list(range(100)) * 3]):
+        with pytest.raises(InvalidRequest):
+            llm.generate([[1, 2, 3], *bad], greedy(), use_tqdm=False)
+    with pytest.raises(InvalidRequest, match="3 entries for 2 prompts"):
+        llm.generate(["a", "b"], [greedy()] * 3, use_tqdm=False)
+    assert llm.get_metrics().num_steps == steps
+
+
+def test_settings_are_checked(tiny_model: Callable[..., Path]) -> None:
+    folder = str(tiny_model())
+    with pytest.raises(TypeError, match="no_such_setting"):
+        LLM(folder, no_such_setting=1)
+    with pytest.raises(ValueError, match="block_size must be a positive integer, got 0"):
+        LLM(folder, block_size=0)
+    with pytest.raises(ModelTooLarge, match="max_model_len to 40 or less"):
+        LLM(folder, num_blocks=10, block_size=4)
+    with pytest.raises(ModelTooLarge, match="max_model_len=257"):
+        LLM(folder, max_model_len=257)
+    with pytest.raises((NotFound, QuireError), match="no-such-folder"):
+        LLM("./no-such-folder")
+
+
+def test_dummy_weights_need_only_a_config(tiny_model: Callable[..., Path]) -> None:
+    llm = LLM(str(tiny_model()), load_format="dummy", dtype="bfloat16")
+    assert len(llm.generate([5], greedy(), use_tqdm=False)[0].outputs[0].token_ids) == 12
+
+
+class FailingRunner:
+    """Raises in a step that holds a poisoned request; gives NaN for another."""
+
+    def __init__(self, llm: LLM, poison: int) -> None:
+        self.real = llm.engine.runner
+        self.poison = poison
+
+    def execute(self, scheduled: SchedulerOutput) -> ModelRunnerOutput:
+        if any(self._is_poisoned(chunk.request) for chunk in scheduled.chunks):
+            raise RuntimeError("a kernel blew up")
+        return self.real.execute(scheduled)
+
+    def _is_poisoned(self, request: Request) -> bool:
+        return self.poison in request.token_ids
+
+
+def test_a_request_that_raises_in_a_step_fails_alone(tiny_model: Callable[..., Path]) -> None:
+    llm = LLM(str(tiny_model()), block_size=4)
+    prompts = [[i, i + 1, i + 2] for i in range(10, 60, 5)]
+    undisturbed = llm.generate(prompts, greedy(), use_tqdm=False)
+    llm.reset_prefix_cache()
+    poison = 319
+    llm.engine.runner = FailingRunner(llm, poison)
+    outputs = llm.generate([*prompts[:7], [poison], *prompts[7:]], greedy(logit_bias={poison: -100}), use_tqdm=False)
+    failed = outputs.pop(7)
+    assert failed.outputs[0].finish_reason == "error"
+    assert [o.outputs[0].token_ids for o in outputs] == [o.outputs[0].token_ids for o in undisturbed]
+    assert llm.get_metrics().num_free_blocks == llm.get_metrics().num_blocks
+
+
+def test_a_nan_fails_its_request_alone(tiny_model: Callable[..., Path]) -> None:
+    llm = LLM(str(tiny_model()), block_size=4)
+    undisturbed = llm.generate([[1, 2, 3], [4, 5, 6]], greedy(), use_tqdm=False)
+    llm.reset_prefix_cache()
+    with torch.inference_mode():
+        embedding = next(t for name, t in llm.engine.runner.model.tensors() if "embed_tokens" in name)  # type: ignore[attr-defined]
+        embedding[300] = float("nan")
+    outputs = llm.generate([[1, 2, 3], [300, 2, 3], [4, 5, 6]], greedy(logit_bias={300: -100}), use_tqdm=False)
+    assert [o.outputs[0].finish_reason for o in outputs] == ["length", "error", "length"]
+    for output, alone in zip((outputs[0], outputs[2]), undisturbed, strict=True):
+        assert output.outputs[0].token_ids == alone.outputs[0].token_ids

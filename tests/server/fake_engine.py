@@ -1,0 +1,185 @@
+"""An engine without a model, in this process: what the server needs, with real text handling.
+
+Its tokenizer has one token per byte. Its "model" repeats the prompt, starting at the choice's index,
+and ends after `answer_tokens` tokens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+from collections.abc import AsyncIterator, Sequence
+from types import SimpleNamespace
+
+from tokenizers import AddedToken, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer as Backend
+
+from quire.engine.async_engine import StatsListener
+from quire.engine.config import EngineConfig
+from quire.engine.input_check import check_request
+from quire.engine.output_processor import OutputProcessor
+from quire.engine.outputs import RequestOutput
+from quire.engine.request import FinishedRequest
+from quire.engine.sampling_params import SamplingParams
+from quire.engine.scheduler import RawLogprobs, TokenDelta
+from quire.engine.stats import EngineStats
+from quire.errors import EngineDied, EngineError, QuireError, Unavailable
+from quire.models.chat_template import ChatTemplate
+from quire.models.config import GenerationDefaults
+from quire.models.tokenizer import Tokenizer
+
+EOS = 256
+BLOCK_SIZE = 16
+TEMPLATE = (
+    "{% for message in messages %}[{{ message.role }}{% if message.name %} {{ message.name }}{% endif %}]"
+    "{{ message.content }}\n{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"
+    "{% if mood %}({{ mood }}){% endif %}"
+)
+
+
+def byte_tokenizer() -> Tokenizer:
+    """One token per byte, and `<eos>` behind them."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    backend = Backend(
+        models.BPE(vocab={character: index for index, character in enumerate(alphabet)}, merges=[])
+    )
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens([AddedToken("<eos>", special=True)])
+    return Tokenizer(backend, None, (EOS,))
+
+
+class FakeEngine:
+    """The methods of `AsyncEngine` that the server uses, and switches for what tests want to see."""
+
+    def __init__(self, *, max_model_len: int = 512, answer_tokens: int = 12) -> None:
+        self.config = EngineConfig(model="fake", max_model_len=max_model_len)
+        self.max_model_len = max_model_len
+        self.answer_tokens = answer_tokens
+        self.tokenizer = byte_tokenizer()
+        self.model_config = SimpleNamespace(
+            vocab_size=self.tokenizer.vocab_size, eos_token_ids=(EOS,), generation=GenerationDefaults()
+        )
+        self.chat_template = ChatTemplate({"default": TEMPLATE}, {})
+        self.is_ready = True
+        self.is_alive = True
+        self.stats = EngineStats(pid=os.getpid(), num_blocks=100, num_free_blocks=100)
+        self.num_cached_tokens = 0
+        self.refuse_with: QuireError | Exception | None = None
+        self.fail_after: tuple[int, Exception] | None = None  # after so many steps
+        self.going = asyncio.Event()  # cleared, it stops all requests where they are
+        self.going.set()
+        self.step_seconds = 0.0
+        self.running: set[str] = set()
+        self.seen: list[tuple[list[int], SamplingParams, int, str | None]] = []
+        self._ids = itertools.count()
+        self._listeners: list[StatsListener] = []
+        self._is_shut_down = False
+
+    def add_stats_listener(self, listener: StatsListener) -> None:
+        self._listeners.append(listener)
+
+    async def shutdown(self) -> None:
+        self._is_shut_down = True
+        self.going.set()
+
+    async def generate(
+        self,
+        prompt_token_ids: list[int],
+        params: SamplingParams,
+        *,
+        request_id: str,
+        priority: int = 0,
+        cache_salt: str | None = None,
+    ) -> AsyncIterator[RequestOutput]:
+        check_request(
+            prompt_token_ids,
+            params,
+            vocab_size=self.tokenizer.vocab_size,
+            max_model_len=self.max_model_len,
+            eos_token_ids=(EOS,),
+        )
+        self.seen.append((prompt_token_ids, params, priority, cache_salt))
+        if self.refuse_with is not None:
+            raise self.refuse_with
+        if not self.is_ready:
+            raise Unavailable("the engine is starting; try again soon")
+        processor = OutputProcessor(self.tokenizer)
+        internal_id = str(next(self._ids))
+        ids = processor.add(internal_id, prompt_token_ids, params)
+        self.running.add(internal_id)
+        self._count(len(prompt_token_ids))
+        try:
+            for step in itertools.count():
+                if self.fail_after is not None and step >= self.fail_after[0]:
+                    raise self.fail_after[1]
+                await asyncio.sleep(self.step_seconds)
+                await self.going.wait()
+                if self._is_shut_down:
+                    raise EngineDied("the server is shutting down")
+                deltas = [
+                    self._delta(id, choice, step, prompt_token_ids, params) for choice, id in enumerate(ids)
+                ]
+                processed = processor.process(deltas)
+                finished = [delta.figures for delta in deltas if delta.figures is not None]
+                self._report(deltas, finished)
+                for output in processed.outputs:
+                    output.request_id = request_id
+                    yield output
+                    if output.finished:
+                        return
+        finally:
+            self.running.discard(internal_id)
+            self._count(0)
+
+    def _delta(
+        self, id: str, choice: int, step: int, prompt: list[int], params: SamplingParams
+    ) -> TokenDelta:
+        limit = params.max_tokens
+        if limit is None:
+            limit = self.max_model_len - len(prompt)
+        ends = step == self.answer_tokens and not params.ignore_eos
+        token = EOS if ends else prompt[(step + choice) % len(prompt)]
+        scores = [_logprobs(each, params.prompt_logprobs or 0, choice) for each in prompt[1:]]
+        delta = TokenDelta(
+            id,
+            [] if limit == 0 else [token],
+            self.num_cached_tokens,
+            prompt_logprobs=scores
+            if step == 0 and choice == 0 and params.prompt_logprobs is not None
+            else (),
+        )
+        if params.logprobs is not None and delta.token_ids:
+            delta.logprobs = [_logprobs(token, params.logprobs, choice)]
+        if ends or token in params.stop_token_ids:
+            delta.finish_reason, delta.stop_token = "stop", token
+        elif step + 1 >= limit:
+            delta.finish_reason = "length"
+        if delta.finish_reason is not None:
+            delta.figures = FinishedRequest(delta.finish_reason, len(prompt), step + 1, 0.1, 0.2, 0.3, 0.6)
+        return delta
+
+    def _report(self, deltas: Sequence[TokenDelta], finished: Sequence[FinishedRequest]) -> None:
+        self.stats.num_steps += 1
+        self.stats.step_tokens = len(deltas)
+        self.stats.generation_tokens += sum(len(delta.token_ids) for delta in deltas)
+        for listener in self._listeners:
+            listener(self.stats, finished)
+
+    def _count(self, num_prompt_tokens: int) -> None:
+        self.stats.prompt_tokens += num_prompt_tokens
+        self.stats.num_running = len(self.running)
+        self.stats.num_free_blocks = self.stats.num_blocks - len(self.running)
+
+
+def _logprobs(token: int, num_top: int, choice: int) -> RawLogprobs:
+    """The token itself is the second most likely one, and the more likely the higher its choice."""
+    best = [
+        (other, -0.1 * rank, rank) for rank, other in enumerate((65, 66, 67, 68, 69), 1) if other != token
+    ]
+    return [(token, -1.0 / (choice + 1), 2), *best[:num_top]]
+
+
+def engine_died() -> EngineError:
+    return EngineDied("the engine process ended; it is being restarted")

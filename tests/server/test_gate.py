@@ -1,0 +1,172 @@
+"""What every request passes: ids, headers, the API key, the drain, the log."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from quire.server.settings import ServerSettings, check_bind_address, read_api_key
+
+from .conftest import Served, serve_in_process
+
+KEY = "k-123"
+ROUTES = (
+    "/v1/models",
+    "/v1/models/fake",
+    "/version",
+    "/metrics",
+    "/openapi.json",
+    "/nothing",
+    "/",
+    "/health/",
+)
+PROBES = ("/health", "/ready", "/ping")
+
+
+async def test_without_the_key_only_the_probes_answer() -> None:
+    async with serve_in_process(settings=ServerSettings(api_key=KEY)) as served:
+        for path in PROBES:
+            assert (await served.client.get(path)).status_code == 200
+        wrong = (
+            {},
+            {"host": "x/?"},
+            {"authorization": "Bearer wrong"},
+            {"authorization": f"Basic {KEY}"},
+            {"authorization": KEY},
+            {"authorization": f"Bearer {KEY}x"},
+        )
+        for headers in wrong:
+            for path in ROUTES:
+                response = await served.client.get(path, headers=headers)
+                assert response.status_code == 401, (path, headers)
+                assert response.json()["error"]["type"] == "authentication_error"
+            assert (await served.client.post("/v1/completions", headers=headers)).status_code == 401
+        assert served.engine.seen == []
+        right = {"authorization": f"Bearer {KEY}"}
+        assert (await served.client.get("/v1/models", headers=right)).status_code == 200
+        assert (await served.client.get("/nothing", headers=right)).status_code == 404
+
+
+async def test_the_key_separates_prefix_caches_and_stays_secret(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    right = {"authorization": f"Bearer {KEY}"}
+    async with serve_in_process(settings=ServerSettings(api_key=KEY), headers=right) as served:
+        await served.complete()
+        await served.complete(cache_salt="mine")
+    salts = [seen[3] for seen in served.engine.seen]
+    assert all(salts)
+    assert salts[1].endswith(":mine")
+    assert salts[0] != salts[1]
+    assert KEY not in repr(salts)
+    assert KEY not in repr(served.context.settings)
+    assert KEY not in caplog.text
+
+
+async def test_request_ids(served: Served, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "quire.access")
+    for _ in range(2):  # the same id twice is the client's affair
+        response = await served.client.post(
+            "/v1/completions", json={"prompt": "a"}, headers={"x-request-id": "mine"}
+        )
+        assert response.headers["x-request-id"] == "mine"
+        assert response.json()["id"] == "cmpl-mine"
+    own = await served.complete(request_id="body")
+    assert own.json()["id"] == "cmpl-body"
+    assert own.headers["x-request-id"] == "body"
+    lines = [record.getMessage() for record in caplog.records if record.name == "quire.access"]
+    assert len(lines) == 3
+    assert len({line.split(" id=")[1].split()[0] for line in lines}) == 3
+    assert all('request_id="mine"' in line for line in lines[:2])
+    for bad in ("x" * 257, "a\tb", "ä"):
+        refused = await served.client.get("/v1/models", headers=[(b"x-request-id", bad.encode("latin-1"))])
+        assert refused.status_code == 400
+
+
+async def test_header_limits(served: Served) -> None:
+    for headers in (
+        [("x-long", "v" * 65_000), ("x-more", "v" * 1000)],
+        [(f"x-{number}", "v") for number in range(129)],
+    ):
+        response = await served.client.get("/v1/models", headers=headers)
+        assert response.status_code == 431
+        assert response.json()["error"]["code"] == "headers_too_large"
+
+
+async def test_draining(served: Served) -> None:
+    served.context.draining = True
+    refused = await served.complete()
+    assert refused.status_code == 503
+    assert refused.json()["error"]["type"] == "draining"
+    assert refused.headers["connection"] == "close"
+    assert (await served.client.get("/ready")).json()["error"]["type"] == "draining"
+    assert (await served.client.get("/health")).status_code == 200
+    assert (await served.client.get("/metrics")).status_code == 200
+
+
+async def test_a_failing_log_fails_no_request(served: Served) -> None:
+    class Broken(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            raise OSError(28, "No space left on device")
+
+    logger = logging.getLogger("quire.access")
+    broken = Broken(logging.INFO)
+    level = logger.level
+    logger.addHandler(broken)
+    logger.setLevel(logging.INFO)
+    try:
+        assert (await served.complete()).status_code == 200
+    finally:
+        logger.removeHandler(broken)
+        logger.setLevel(level)
+
+
+async def test_unexpected_exceptions_are_opaque_outside_and_whole_in_the_log(
+    served: Served, caplog: pytest.LogCaptureFixture
+) -> None:
+    served.engine.refuse_with = RuntimeError("the secret path /etc/quire")
+    for body in ({}, {"stream": True}):
+        response = await served.complete(**body)
+        assert response.status_code == 500
+        assert response.json()["error"]["type"] == "engine_error"
+        assert "secret" not in response.text
+    assert "the secret path" in caplog.text
+    assert "Traceback" in caplog.text
+
+
+def test_other_addresses_need_a_key() -> None:
+    for host in ("127.0.0.1", "::1", "localhost", "127.1.2.3"):
+        check_bind_address(host, ServerSettings())
+    for host in ("0.0.0.0", "::", "192.168.1.5", "example.org"):
+        with pytest.raises(ValueError, match="API key"):
+            check_bind_address(host, ServerSettings())
+        check_bind_address(host, ServerSettings(api_key=KEY))
+        check_bind_address(host, ServerSettings(insecure=True))
+
+
+def test_where_the_key_comes_from(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+    monkeypatch.delenv("QUIRE_API_KEY", raising=False)
+    monkeypatch.delenv("QUIRE_API_KEY_FILE", raising=False)
+    assert read_api_key() is None
+    file = tmp_path / "key"
+    monkeypatch.setenv("QUIRE_API_KEY_FILE", str(file))
+    with pytest.raises(ValueError, match="cannot read"):
+        read_api_key()
+    file.write_text("\n")
+    with pytest.raises(ValueError, match="is empty"):
+        read_api_key()
+    file.write_text("from-file\n")
+    assert read_api_key() == "from-file"
+    monkeypatch.setenv("QUIRE_API_KEY", "from-environment")
+    assert read_api_key() == "from-environment"
+    monkeypatch.setenv("QUIRE_API_KEY", "")
+    with pytest.raises(ValueError, match="set but empty"):
+        read_api_key()
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"max_body_bytes": 0}, {"body_timeout": -1.0}, {"api_key": ""}, {"api_key": "a b"}]
+)
+def test_settings_are_checked(wrong: dict) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong)).replace("_", ".").replace("api.key", "API key")):
+        ServerSettings(**wrong)
