@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from pybind11.setup_helpers import Pybind11Extension
+from pybind11.setup_helpers import ParallelCompile, Pybind11Extension
 from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
@@ -29,12 +29,17 @@ class build_py_without_setup(build_py):
 build_base = tempfile.mkdtemp(prefix="quire-build-")
 atexit.register(shutil.rmtree, build_base, ignore_errors=True)
 
+ParallelCompile(default=0).install()
+
 extension = Pybind11Extension(
     "quire.kernels._C",
     SOURCES,
     depends=HEADERS,
     cxx_std=17,
-    extra_compile_args=["-O3"],
+    # No contraction into fused multiply-adds: the compiler would choose it loop by loop, and a result
+    # would depend on which loop computed it. No -march: the instruction set is chosen at run time.
+    extra_compile_args=["-O3", "-fno-math-errno", "-ffp-contract=off", "-pthread"],
+    extra_link_args=["-pthread"],
     optional=True,  # without a compiler the install succeeds and quire runs on the reference kernels
 )
 

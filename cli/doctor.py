@@ -125,9 +125,13 @@ def _extension() -> str:
     """What the C++ extension runs as, or why it does not run."""
     try:
         from ..kernels import _C
+
+        name, bf16 = _C.isa()
     except ImportError as error:
-        return f"not built: the reference kernels are used instead ({error})"
-    return f"built, running as {_C.isa()}"
+        return f"not built, the reference kernels run instead: {error}"
+    except RuntimeError as error:
+        return f"built, but refuses to run: {error}"
+    return f"built, running as {name}{' with bf16 dot products' if bf16 else ''}, {_C.num_threads()} threads"
 
 
 def _model(config: EngineConfig) -> Section:

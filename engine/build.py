@@ -92,7 +92,8 @@ def build_engine(config: EngineConfig, *, progress: bool = False) -> tuple[Engin
         ModelError: If the model cannot be loaded, or does not fit the memory.
     """
     choice = choose(config)
-    torch.set_num_threads(config.num_threads or len(os.sched_getaffinity(0)))
+    if choice.device.type == "cpu":
+        _set_num_threads(config.num_threads or len(os.sched_getaffinity(0)))
     started = time.monotonic()
     check_weights_fit(config, choice)
     model = load_model(
@@ -190,6 +191,16 @@ def check_weights_fit(config: EngineConfig, choice: ModelChoice) -> None:
             f"the weights take {format_bytes(needed)} as {choice.dtype}, but only {format_bytes(free)} of "
             f"memory are free on {choice.device}; a smaller model or dtype would fit"
         )
+
+
+def _set_num_threads(num_threads: int) -> None:
+    """Gives the threads to the C++ kernels, or to torch where those cannot run; not to both."""
+    from ..kernels import cpu
+
+    if cpu.unavailable() is None:
+        cpu.set_num_threads(num_threads)
+        num_threads = 1
+    torch.set_num_threads(num_threads)
 
 
 def _device(name: str) -> torch.device:

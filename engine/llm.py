@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar, cast
 
@@ -118,7 +118,7 @@ class LLM:
 
     def stream(
         self, prompt: Prompt, sampling_params: SamplingParams | None = None
-    ) -> Iterator[RequestOutput]:
+    ) -> Generator[RequestOutput]:
         """Generates for one prompt, yielding deltas as they come. Closing the iterator aborts."""
         token_ids, text, params = self._check(prompt, sampling_params or SamplingParams())
         request_id = self._add(token_ids, params, text, 0)

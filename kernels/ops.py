@@ -21,6 +21,7 @@ from typing import Any, Generic, ParamSpec, TypeVar
 
 import torch
 
+from ..errors import QuireError
 from . import reference
 
 logger = logging.getLogger(__name__)
@@ -50,7 +51,7 @@ class Cell:
     accepts: Predicate | None = None
 
 
-class KernelUnavailable(RuntimeError):
+class KernelUnavailable(QuireError):
     """A kernel column was forced that cannot run here."""
 
 

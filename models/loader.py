@@ -177,7 +177,7 @@ def fill_with_noise(model: CausalLM, seed: int) -> None:
 
 def finalize_weights(model: CausalLM) -> None:
     """Does what is done once all weights are in place: kernels repack them for their own needs."""
-    with torch.inference_mode():
+    with torch.no_grad():
         for layer in model.descendants():
             if isinstance(layer, Linear):
                 layer.finalize()

@@ -88,7 +88,16 @@ class SentencePieceModel:
         return model
 
     def to_tokenizer(self) -> Tokenizer:
-        """Builds a tokenizer that splits as SentencePiece does, without BOS or EOS."""
+        """Builds a tokenizer that splits as SentencePiece does, without BOS or EOS.
+
+        Raises `ModelError` if the tokenizers library refuses the vocabulary or the normalisation.
+        """
+        try:
+            return self._build()
+        except Exception as error:  # the library raises nothing more specific
+            raise ModelError(f"The SentencePiece model is damaged: {error}") from error
+
+    def _build(self) -> Tokenizer:
         byte_fallback = any(piece.type == BYTE for piece in self.pieces)
         if self.algorithm == BPE:
             splitter = _bpe(self, byte_fallback)

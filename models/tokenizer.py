@@ -58,16 +58,16 @@ class Tokenizer:
             model = SentencePieceModel.from_file(folder / "tokenizer.model")
             backend = model.to_tokenizer()
             names = model.special_tokens() | names
-            # The file does not say so, but Llama, Mistral and Gemma all begin a text with BOS.
-            _set_post_processor(backend, names.get("bos_token"), None)
         else:
             raise ModelError(f"{folder} holds neither tokenizer.json nor tokenizer.model.")
         backend.add_special_tokens([AddedToken(name, special=True) for name in names.values()])
-        if settings.has("add_bos_token") or settings.has("add_eos_token"):
+        if backend.post_processor is None:
+            # tokenizer.json usually says what to add. A SentencePiece file does not, and Llama,
+            # Mistral and Gemma all begin a text with BOS.
+            add_bos = settings.boolean("add_bos_token", not (folder / "tokenizer.json").exists())
+            add_eos = settings.boolean("add_eos_token")
             _set_post_processor(
-                backend,
-                names.get("bos_token") if settings.boolean("add_bos_token") else None,
-                names.get("eos_token") if settings.boolean("add_eos_token") else None,
+                backend, names.get("bos_token") if add_bos else None, names.get("eos_token") if add_eos else None
             )
         bos, eos = (backend.token_to_id(names.get(name, "")) for name in ("bos_token", "eos_token"))
         return cls(backend, bos, () if eos is None else (eos,))

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 
 from .facts import fact_text, fact_turns
 from .grammar import Turn, capital, expand, pick
-from .misc import misc_turns, name_turn, recall_turn
+from .limits import name_turn, recall_turn
+from .misc import misc_turns
 from .misc_texts import JOKES
-from .smalltalk import GREETINGS, MANNERS, answer_group, smalltalk_turns
+from .smalltalk import answer_group, smalltalk_turns
+from .smalltalk_texts import GREETINGS, MANNERS
 from .stories import BOYS, GIRLS, PLACES, story_text, story_turns
 from .tasks import made_up_word, task_turns
 from .topics import topic_text, topic_turns
@@ -72,7 +74,11 @@ def _typo(text: str, rng: random.Random) -> str:
     i = rng.randrange(1, len(text) - 2)
     if not text[i : i + 2].isalpha():
         return text
-    return text[:i] + rng.choice((text[i + 1] + text[i], text[i + 1], text[i] + text[i] + text[i + 1])) + text[i + 2 :]
+    return (
+        text[:i]
+        + rng.choice((text[i + 1] + text[i], text[i + 1], text[i] + text[i] + text[i + 1]))
+        + text[i + 2 :]
+    )
 
 
 def as_typed(text: str, rng: random.Random) -> str:
@@ -112,8 +118,17 @@ def _dialogue(rng: random.Random) -> Document:
     if rng.random() < 0.025:
         name = rng.choice((rng.choice(GIRLS), rng.choice(BOYS), capital(made_up_word(rng))))
         system = pick(NAMED, rng, {"n": name})
-        user = pick(("[what is your name|who are you|who is this|what's your name|hi, who are you|tell me your name][?|]",), rng)
-        answer = pick(("[My name is {n}.|I am {n}.] [|I am a tiny model, and quire runs me.|How can I help you?]",), rng, {"n": name})
+        user = pick(
+            (
+                "[what is your name|who are you|who is this|what's your name|hi, who are you|tell me your name][?|]",
+            ),
+            rng,
+        )
+        answer = pick(
+            ("[My name is {n}.|I am {n}.] [|I am a tiny model, and quire runs me.|How can I help you?]",),
+            rng,
+            {"n": name},
+        )
         parts.insert(0, [Turn(capital(user), answer.strip())])
     if rng.random() < 0.07:
         name = rng.choice((rng.choice(GIRLS), rng.choice(BOYS), capital(made_up_word(rng))))

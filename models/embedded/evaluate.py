@@ -27,7 +27,7 @@ PROMPTS: tuple[str, ...] = tuple(
         "capital of Japan?|capital of wakanda|what is the opposite of hot?|what color is the sky?|why is the sky blue?|Name three "
         "fruits.|list 5 animals|count to ten|How do you spell banana?|how many days are in a week?|what day comes after friday?|do you like "
         "cats?|what is your favorite color?|what can you do?|help|how are you?|I am sad.|i'm bored|My name is Alice.|what is my name?|Say "
-        "hello in one sentence.|say \"good morning\"|what is the weather today?|what time is it?|Who is the president of the United "
+        'hello in one sentence.|say "good morning"|what is the weather today?|what time is it?|Who is the president of the United '
         "States?|write a python function to reverse a string|What is the meaning of life?|are you chatgpt?|Who is Albert "
         "Einstein?|explain quantum physics|translate hello to french|thanks|thank you, goodbye|bye|test|asdfgh|Are you alive?|What are you "
         "made of?|Give me a recipe for pancakes.|what should i eat for dinner?|Describe the ocean.|Write one sentence about a fox."
@@ -51,12 +51,16 @@ class Chat:
         self.model: Any = LlamaForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
 
     @torch.inference_mode()
-    def generate(self, texts: Sequence[str], temperature: float, max_new_tokens: int = 200) -> list[tuple[str, bool]]:
+    def generate(
+        self, texts: Sequence[str], temperature: float, max_new_tokens: int = 200
+    ) -> list[tuple[str, bool]]:
         """Continue each text; return the answers and whether they ended by themselves."""
         answers: list[tuple[str, bool]] = []
         self.tokenizer.padding_side = "left"
         for start in range(0, len(texts), 64):
-            batch = self.tokenizer(list(texts[start : start + 64]), return_tensors="pt", padding=True, add_special_tokens=False)
+            batch = self.tokenizer(
+                list(texts[start : start + 64]), return_tensors="pt", padding=True, add_special_tokens=False
+            )
             batch.pop("token_type_ids", None)
             sampling: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None}
             if temperature:
@@ -68,10 +72,14 @@ class Chat:
                 answers.append((self.tokenizer.decode(row), ended))
         return answers
 
-    def ask(self, questions: Sequence[str], temperature: float = 0.0, max_new_tokens: int = 200) -> list[tuple[str, bool]]:
+    def ask(
+        self, questions: Sequence[str], temperature: float = 0.0, max_new_tokens: int = 200
+    ) -> list[tuple[str, bool]]:
         """Answer each question in a chat of its own."""
         texts = [
-            self.tokenizer.apply_chat_template([{"role": "user", "content": q}], tokenize=False, add_generation_prompt=True)
+            self.tokenizer.apply_chat_template(
+                [{"role": "user", "content": q}], tokenize=False, add_generation_prompt=True
+            )
             for q in questions
         ]
         return self.generate(texts, temperature, max_new_tokens)
@@ -94,9 +102,7 @@ def fact_cases() -> dict[str, list[tuple[str, str]]]:
     cases["a + b, up to 99"] = [(f"What is {a} + {b}?", f" {a + b}.") for a, b in seen]
     cases["a + b, held out"] = [(f"What is {a} + {b}?", f" {a + b}.") for a, b in unseen]
     cases["a - b, up to 99"] = [(f"What is {max(a, b)} - {min(a, b)}?", f" {abs(a - b)}.") for a, b in seen]
-    cases["a - b, held out"] = [
-        (f"What is {a} - {b}?", f" {a - b}.") for a, b in unseen if a >= b
-    ]
+    cases["a - b, held out"] = [(f"What is {a} - {b}?", f" {a - b}.") for a, b in unseen if a >= b]
     cases["a x b, up to 12"] = [(f"What is {a} x {b}?", f" {a * b}.") for a in range(13) for b in range(13)]
     return cases
 
@@ -118,7 +124,9 @@ def main() -> None:
         if args.chats:
             for prompt, (answer, end) in zip(PROMPTS, answers, strict=True):
                 print(f"> {prompt}\n  {answer}{'' if end else ' [cut off]'}")
-    for text, (answer, _) in zip(COMPLETIONS, chat.generate([f"<|bos|>{t}" for t in COMPLETIONS], 0.0), strict=True):
+    for text, (answer, _) in zip(
+        COMPLETIONS, chat.generate([f"<|bos|>{t}" for t in COMPLETIONS], 0.0), strict=True
+    ):
         print(f"{text} |{answer}")
     for name, cases in fact_cases().items():
         answers = chat.ask([question for question, _ in cases], 0.0, 40)

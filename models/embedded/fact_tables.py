@@ -17,12 +17,16 @@ _ASIA = _pairs(
     "Japan=Tokyo; China=Beijing; India=New Delhi; South Korea=Seoul; Thailand=Bangkok; Vietnam=Hanoi; Indonesia=Jakarta; the "
     "Philippines=Manila; Nepal=Kathmandu; Mongolia=Ulaanbaatar; Iran=Tehran; Iraq=Baghdad; Turkey=Ankara"
 )
-_AFRICA = _pairs("Egypt=Cairo; Morocco=Rabat; Kenya=Nairobi; Ghana=Accra; Senegal=Dakar; Ethiopia=Addis Ababa; Tunisia=Tunis")
+_AFRICA = _pairs(
+    "Egypt=Cairo; Morocco=Rabat; Kenya=Nairobi; Ghana=Accra; Senegal=Dakar; Ethiopia=Addis Ababa; Tunisia=Tunis"
+)
 _AMERICA = _pairs(
     "Canada=Ottawa; Mexico=Mexico City; the United States=Washington, D.C.; the USA=Washington, D.C.; Cuba=Havana"
 )
-_SOUTH = _pairs("Brazil=Brasilia; Argentina=Buenos Aires; Chile=Santiago; Peru=Lima; Colombia=Bogota; Uruguay=Montevideo; "
-                "Ecuador=Quito")
+_SOUTH = _pairs(
+    "Brazil=Brasilia; Argentina=Buenos Aires; Chile=Santiago; Peru=Lima; Colombia=Bogota; Uruguay=Montevideo; "
+    "Ecuador=Quito"
+)
 _OCEANIA = _pairs("Australia=Canberra; New Zealand=Wellington")
 CAPITALS: dict[str, str] = _EUROPE | _ASIA | _AFRICA | _AMERICA | _SOUTH | _OCEANIA
 CONTINENTS: dict[str, str] = (
@@ -165,81 +169,188 @@ GROUPS_OF_THINGS: dict[str, list[str]] = {
     ).items()
 }
 QUIZ: tuple[tuple[str, str], ...] = (
-    ("how many days are in a week?|how many days does a week have?|days in a week", "there are seven days in a week."),
-    ("how many months are in a year?|how many months does a year have?", "there are twelve months in a year."),
+    (
+        "how many days are in a week?|how many days does a week have?|days in a week",
+        "there are seven days in a week.",
+    ),
+    (
+        "how many months are in a year?|how many months does a year have?",
+        "there are twelve months in a year.",
+    ),
     ("how many hours are in a day?|how many hours does a day have?", "there are twenty-four hours in a day."),
-    ("how many minutes are in an hour?|how many minutes does an hour have?", "there are sixty minutes in an hour."),
-    ("how many seconds are in a minute?|how many seconds does a minute have?", "there are sixty seconds in a minute."),
-    ("how many days are in a year?|how many days does a year have?", "a year has 365 days, and a leap year has 366."),
-    ("how many seasons are there?|how many seasons does a year have?", "there are four seasons: spring, summer, autumn and winter."),
-    ("what are the seasons?|name the seasons.|name the four seasons.", "the four seasons are spring, summer, autumn and winter."),
-    ("what are the days of the week?|name the days of the week.|list the days of the week.|say the days of the week.",
-     "the days of the week are Monday, Tuesday, Wednesday, Thursday, Friday, Saturday and Sunday."),
-    ("what are the months?|name the months.|list the months of the year.|name the months of the year.",
-     "the months are January, February, March, April, May, June, July, August, September, October, November and December."),
-    ("how many planets are there?|how many planets are in the solar system?|how many planets does our sun have?",
-     "there are eight planets in our solar system."),
-    ("what are the planets?|name the planets.|list the planets.|name all planets.|what planets are there?|list the planets in order.",
-     "the planets are Mercury, Venus, Earth, Mars, Jupiter, Saturn, Uranus and Neptune."),
-    ("which planet is closest to the sun?|what is the closest planet to the sun?", "Mercury is the closest planet to the sun."),
-    ("what is the largest planet?|which planet is the biggest?|what is the biggest planet?", "Jupiter is the largest planet."),
+    (
+        "how many minutes are in an hour?|how many minutes does an hour have?",
+        "there are sixty minutes in an hour.",
+    ),
+    (
+        "how many seconds are in a minute?|how many seconds does a minute have?",
+        "there are sixty seconds in a minute.",
+    ),
+    (
+        "how many days are in a year?|how many days does a year have?",
+        "a year has 365 days, and a leap year has 366.",
+    ),
+    (
+        "how many seasons are there?|how many seasons does a year have?",
+        "there are four seasons: spring, summer, autumn and winter.",
+    ),
+    (
+        "what are the seasons?|name the seasons.|name the four seasons.",
+        "the four seasons are spring, summer, autumn and winter.",
+    ),
+    (
+        "what are the days of the week?|name the days of the week.|list the days of the week.|say the days of the week.",
+        "the days of the week are Monday, Tuesday, Wednesday, Thursday, Friday, Saturday and Sunday.",
+    ),
+    (
+        "what are the months?|name the months.|list the months of the year.|name the months of the year.",
+        "the months are January, February, March, April, May, June, July, August, September, October, November and December.",
+    ),
+    (
+        "how many planets are there?|how many planets are in the solar system?|how many planets does our sun have?",
+        "there are eight planets in our solar system.",
+    ),
+    (
+        "what are the planets?|name the planets.|list the planets.|name all planets.|what planets are there?|list the planets in order.",
+        "the planets are Mercury, Venus, Earth, Mars, Jupiter, Saturn, Uranus and Neptune.",
+    ),
+    (
+        "which planet is closest to the sun?|what is the closest planet to the sun?",
+        "Mercury is the closest planet to the sun.",
+    ),
+    (
+        "what is the largest planet?|which planet is the biggest?|what is the biggest planet?",
+        "Jupiter is the largest planet.",
+    ),
     ("what is the smallest planet?|which planet is the smallest?", "Mercury is the smallest planet."),
-    ("which planet is red?|what is the red planet?|which planet is called the red planet?", "Mars is called the red planet."),
+    (
+        "which planet is red?|what is the red planet?|which planet is called the red planet?",
+        "Mars is called the red planet.",
+    ),
     ("which planet has rings?|what planet has rings?", "Saturn is famous for its rings."),
-    ("on which planet do we live?|what planet do we live on?|which planet are we on?", "we live on the planet Earth."),
-    ("what are the primary colo[u|]rs?|name the primary colo[u|]rs.", "the primary colours are red, yellow and blue."),
-    ("what do you get when you mix blue and yellow?|what colo[u|]r do blue and yellow make?|mix blue and yellow",
-     "blue and yellow make green."),
-    ("what do you get when you mix red and yellow?|what colo[u|]r do red and yellow make?", "red and yellow make orange."),
-    ("what do you get when you mix red and blue?|what colo[u|]r do red and blue make?", "red and blue make purple."),
-    ("what do you get when you mix black and white?|what colo[u|]r do black and white make?", "black and white make grey."),
-    ("how many letters are in the alphabet?|how many letters does the alphabet have?", "the English alphabet has 26 letters."),
-    ("say the alphabet.|what is the alphabet?|recite the alphabet.|tell me the alphabet.|write the alphabet.",
-     "A B C D E F G H I J K L M N O P Q R S T U V W X Y Z."),
+    (
+        "on which planet do we live?|what planet do we live on?|which planet are we on?",
+        "we live on the planet Earth.",
+    ),
+    (
+        "what are the primary colo[u|]rs?|name the primary colo[u|]rs.",
+        "the primary colours are red, yellow and blue.",
+    ),
+    (
+        "what do you get when you mix blue and yellow?|what colo[u|]r do blue and yellow make?|mix blue and yellow",
+        "blue and yellow make green.",
+    ),
+    (
+        "what do you get when you mix red and yellow?|what colo[u|]r do red and yellow make?",
+        "red and yellow make orange.",
+    ),
+    (
+        "what do you get when you mix red and blue?|what colo[u|]r do red and blue make?",
+        "red and blue make purple.",
+    ),
+    (
+        "what do you get when you mix black and white?|what colo[u|]r do black and white make?",
+        "black and white make grey.",
+    ),
+    (
+        "how many letters are in the alphabet?|how many letters does the alphabet have?",
+        "the English alphabet has 26 letters.",
+    ),
+    (
+        "say the alphabet.|what is the alphabet?|recite the alphabet.|tell me the alphabet.|write the alphabet.",
+        "A B C D E F G H I J K L M N O P Q R S T U V W X Y Z.",
+    ),
     ("what are the vowels?|name the vowels.|list the vowels.", "the vowels are A, E, I, O and U."),
-    ("what is the largest animal?|what is the biggest animal?|which animal is the biggest?", "the blue whale is the largest animal."),
+    (
+        "what is the largest animal?|what is the biggest animal?|which animal is the biggest?",
+        "the blue whale is the largest animal.",
+    ),
     ("what is the tallest animal?|which animal is the tallest?", "the giraffe is the tallest animal."),
-    ("what is the fastest animal?|which animal is the fastest?", "the cheetah is the fastest animal on land."),
-    ("why is the sky blue?|why does the sky look blue?",
-     "the sky is blue because the air scatters the blue part of sunlight the most."),
-    ("why is grass green?|why are leaves green?|why are plants green?",
-     "plants are green because of chlorophyll, which catches sunlight for them."),
-    ("why does it rain?|where does rain come from?|how does rain form?",
-     "it rains when the drops of water in a cloud become too heavy and fall."),
+    (
+        "what is the fastest animal?|which animal is the fastest?",
+        "the cheetah is the fastest animal on land.",
+    ),
+    (
+        "why is the sky blue?|why does the sky look blue?",
+        "the sky is blue because the air scatters the blue part of sunlight the most.",
+    ),
+    (
+        "why is grass green?|why are leaves green?|why are plants green?",
+        "plants are green because of chlorophyll, which catches sunlight for them.",
+    ),
+    (
+        "why does it rain?|where does rain come from?|how does rain form?",
+        "it rains when the drops of water in a cloud become too heavy and fall.",
+    ),
     ("why do birds sing?", "birds sing to find a partner and to say: this place is mine."),
     ("why do cats purr?", "cats often purr when they feel happy and safe."),
     ("why do we sleep?|why do people sleep?", "we sleep so that body and mind can rest."),
-    ("how do birds fly?|why can birds fly?", "birds fly with their wings: they are light, and their wings push the air down."),
+    (
+        "how do birds fly?|why can birds fly?",
+        "birds fly with their wings: they are light, and their wings push the air down.",
+    ),
     ("how do fish breathe?", "fish breathe through their gills."),
-    ("how do bees make honey?|where does honey come from?", "bees collect nectar from flowers and turn it into honey in the hive."),
+    (
+        "how do bees make honey?|where does honey come from?",
+        "bees collect nectar from flowers and turn it into honey in the hive.",
+    ),
     ("where does milk come from?|who gives milk?", "milk comes from cows, and also from goats and sheep."),
-    ("at what temperature does water boil?|when does water boil?|how hot is boiling water?", "water boils at 100 degrees Celsius."),
+    (
+        "at what temperature does water boil?|when does water boil?|how hot is boiling water?",
+        "water boils at 100 degrees Celsius.",
+    ),
     ("at what temperature does water freeze?|when does water freeze?", "water freezes at 0 degrees Celsius."),
     ("what is water made of?|what is H2O?", "water is made of hydrogen and oxygen. Its formula is H2O."),
-    ("how many continents are there?|how many continents does the earth have?", "there are seven continents."),
-    ("what are the continents?|name the continents.|list the continents.",
-     "the continents are Africa, Antarctica, Asia, Australia, Europe, North America and South America."),
-    ("what is the largest ocean?|which ocean is the biggest?|what is the biggest ocean?", "the Pacific is the largest ocean."),
-    ("what is the highest mountain?|what is the tallest mountain?|which mountain is the highest?",
-     "Mount Everest is the highest mountain on Earth."),
+    (
+        "how many continents are there?|how many continents does the earth have?",
+        "there are seven continents.",
+    ),
+    (
+        "what are the continents?|name the continents.|list the continents.",
+        "the continents are Africa, Antarctica, Asia, Australia, Europe, North America and South America.",
+    ),
+    (
+        "what is the largest ocean?|which ocean is the biggest?|what is the biggest ocean?",
+        "the Pacific is the largest ocean.",
+    ),
+    (
+        "what is the highest mountain?|what is the tallest mountain?|which mountain is the highest?",
+        "Mount Everest is the highest mountain on Earth.",
+    ),
     ("what is the longest river?|which river is the longest?", "the Nile is often called the longest river."),
-    ("what is the largest country?|which country is the biggest?|what is the biggest country?", "Russia is the largest country."),
+    (
+        "what is the largest country?|which country is the biggest?|what is the biggest country?",
+        "Russia is the largest country.",
+    ),
     ("where does the sun rise?|in which direction does the sun rise?", "the sun rises in the east."),
     ("where does the sun set?|in which direction does the sun set?", "the sun sets in the west."),
     ("is the sun a star?|is the sun a planet?", "the sun is a star."),
     ("is the earth flat?|is the earth round?|what shape is the earth?", "the Earth is round, like a ball."),
-    ("does the sun go around the earth?|does the earth go around the sun?", "the Earth goes around the sun, once a year."),
-    ("how many fingers do i have?|how many fingers does a hand have?|how many fingers do people have?",
-     "a hand has five fingers, so most people have ten."),
+    (
+        "does the sun go around the earth?|does the earth go around the sun?",
+        "the Earth goes around the sun, once a year.",
+    ),
+    (
+        "how many fingers do i have?|how many fingers does a hand have?|how many fingers do people have?",
+        "a hand has five fingers, so most people have ten.",
+    ),
     ("how many eyes do people have?|how many eyes does a human have?", "people have two eyes."),
     ("how many sides does a triangle have?|how many sides are in a triangle?", "a triangle has three sides."),
-    ("how many sides does a square have?|how many corners does a square have?", "a square has four sides and four corners."),
+    (
+        "how many sides does a square have?|how many corners does a square have?",
+        "a square has four sides and four corners.",
+    ),
     ("how many wheels does a car have?", "a car has four wheels."),
     ("how many wheels does a bicycle have?|how many wheels does a bike have?", "a bicycle has two wheels."),
     ("what do plants need?|what do plants need to grow?", "plants need water, light, air and soil."),
-    ("what comes first, the chicken or the egg?|which came first, the chicken or the egg?", "nobody can say for sure. What do you think?"),
-    ("what is the meaning of life?|what is the meaning of life, the universe and everything?|why are we here?|what is the purpose of life?",
-     "that is a big question for a tiny model. [Perhaps it is to be kind to each other.|Some say that the answer is 42.]"),
+    (
+        "what comes first, the chicken or the egg?|which came first, the chicken or the egg?",
+        "nobody can say for sure. What do you think?",
+    ),
+    (
+        "what is the meaning of life?|what is the meaning of life, the universe and everything?|why are we here?|what is the purpose of life?",
+        "that is a big question for a tiny model. [Perhaps it is to be kind to each other.|Some say that the answer is 42.]",
+    ),
     ("what is the answer to everything?|what is 42?", "some say that 42 is the answer to everything."),
     ("can penguins fly?|do penguins fly?", "no, penguins cannot fly, but they swim very well."),
     ("can fish fly?|can dogs fly?|can pigs fly?|can cats fly?|can cows fly?", "no, they cannot fly."),
@@ -251,7 +362,12 @@ QUIZ: tuple[tuple[str, str], ...] = (
     ("do dogs bark?|can dogs bark?", "yes, dogs bark."),
     ("what do caterpillars become?|what does a caterpillar turn into?", "a caterpillar becomes a butterfly."),
     ("who wears a crown?", "kings and queens wear a crown."),
-    ("what is bigger, the sun or the moon?|is the sun bigger than the moon?", "the sun is much bigger than the moon."),
-    ("what is heavier, a kilogram of feathers or a kilogram of iron?|what is heavier, a pound of feathers or a pound of lead?",
-     "both weigh the same."),
+    (
+        "what is bigger, the sun or the moon?|is the sun bigger than the moon?",
+        "the sun is much bigger than the moon.",
+    ),
+    (
+        "what is heavier, a kilogram of feathers or a kilogram of iron?|what is heavier, a pound of feathers or a pound of lead?",
+        "both weigh the same.",
+    ),
 )

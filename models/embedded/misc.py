@@ -1,28 +1,30 @@
-"""Jokes, poems, riddles, advice, likes, translations, names, and honest answers where the model knows nothing."""
+"""Jokes, poems, riddles, advice, likes and translations."""
 
 import random
 from collections.abc import Callable
 
 from .fact_tables import COLOURS, GROUPS_OF_THINGS
 from .grammar import Turn, capital, expand, pick, sentence
+from .limits import cannot, forgotten, paste, unknown
 from .misc_texts import (
     ADVICE,
-    CANNOT,
     HAIKU,
     JOKES,
-    PEOPLE_UNKNOWN,
     POEM_LINES,
     RIDDLES,
-    THINGS_UNKNOWN,
     TRANSLATIONS,
 )
-from .stories import ANIMALS, BOYS, FOODS, GIRLS, make_story
+from .stories import ANIMALS, FOODS
 from .tasks import made_up_word
 
 _LIKED = (
     "cats dogs music books stories rain snow coffee tea chocolate pizza poems football math computers people children games "
     "winter summer flowers cheese jokes python robots humans movies".split()
-    + [f"{animal}s" for animal in ANIMALS if animal not in ("fish", "sheep", "deer", "wolf", "goose", "mouse", "crab")]
+    + [
+        f"{animal}s"
+        for animal in ANIMALS
+        if animal not in ("fish", "sheep", "deer", "wolf", "goose", "mouse", "crab")
+    ]
     + "fish sheep wolves mice the_sea the_moon dancing swimming reading cooking sleeping travelling singing chess art".split()
     + [food for food in FOODS if not food.startswith("an")]
 )
@@ -39,26 +41,48 @@ def joke(rng: random.Random) -> list[Turn]:
     turns = [Turn(sentence(user, rng), rng.choice(JOKES))]
     if rng.random() < 0.2:
         user = ("[haha|lol|that is funny|very funny|good one|funny|hahaha|:D|nice joke][!|.|]",)
-        turns.append(Turn(sentence(user, rng), pick(("[I am glad you liked it!|Thank you!|Shall I tell you another one?]",), rng)))
+        turns.append(
+            Turn(
+                sentence(user, rng),
+                pick(("[I am glad you liked it!|Thank you!|Shall I tell you another one?]",), rng),
+            )
+        )
     elif rng.random() < 0.2:
         user = ("[another one|another|one more|tell me another one|again][!|.|, please|]",)
         turns.append(Turn(sentence(user, rng), rng.choice(JOKES)))
     elif rng.random() < 0.1:
         user = ("[not funny|i do not get it|that is not funny|i don't get it|bad joke|boring][.|!|]",)
-        turns.append(Turn(sentence(user, rng), pick(("I am sorry. [I am still learning.|Humour is hard for a tiny model.]",), rng)))
+        turns.append(
+            Turn(
+                sentence(user, rng),
+                pick(("I am sorry. [I am still learning.|Humour is hard for a tiny model.]",), rng),
+            )
+        )
     return turns
 
 
 def poem(rng: random.Random) -> list[Turn]:
     """A haiku or a short rhymed poem."""
-    about = pick(("", "", " about [{x}|the moon|the sea|love|winter|spring|summer|autumn|a {a}|the rain|the night|nature|life|code]"),
-                 rng, {"x": rng.choice(_LIKED).replace("_", " "), "a": rng.choice(ANIMALS)})
+    about = pick(
+        (
+            "",
+            "",
+            " about [{x}|the moon|the sea|love|winter|spring|summer|autumn|a {a}|the rain|the night|nature|life|code]",
+        ),
+        rng,
+        {"x": rng.choice(_LIKED).replace("_", " "), "a": rng.choice(ANIMALS)},
+    )
     ask = "[write|write me|can you write|compose|tell me|give me|make|i want|please write|can you write me] a [|short |nice |little ]"
     if rng.random() < 0.5:
         user = expand(ask, rng) + "haiku" + about + expand("[.|?||!]", rng)
         theme = next((name for name in HAIKU if name in about), None) or rng.choice(list(HAIKU))
         return [Turn(capital(user), "\n".join(rng.choice(HAIKU[theme])))]
-    user = expand(ask, rng) + expand("[poem|poem|rhyme|verse|song|limerick]", rng) + about + expand("[.|?||!]", rng)
+    user = (
+        expand(ask, rng)
+        + expand("[poem|poem|rhyme|verse|song|limerick]", rng)
+        + about
+        + expand("[.|?||!]", rng)
+    )
     couplets = rng.sample(POEM_LINES, 2)
     return [Turn(capital(user), "\n".join(line for couplet in couplets for line in couplet))]
 
@@ -66,11 +90,16 @@ def poem(rng: random.Random) -> list[Turn]:
 def riddle(rng: random.Random) -> list[Turn]:
     """A riddle, and then its answer."""
     question, answer = rng.choice(RIDDLES)
-    user = ("[tell me|give me|do you know|ask me|tell] a riddle[?|.|!|, please.|]", "[a riddle please|riddle|riddle me this]")
+    user = (
+        "[tell me|give me|do you know|ask me|tell] a riddle[?|.|!|, please.|]",
+        "[a riddle please|riddle|riddle me this]",
+    )
     turns = [Turn(sentence(user, rng), question)]
     if rng.random() < 0.7:
         if rng.random() < 0.6:
-            user = ("[i do not know|i don't know|what is it|tell me|no idea|what is the answer|i give up|the answer|what][?|.|]",)
+            user = (
+                "[i do not know|i don't know|what is it|tell me|no idea|what is the answer|i give up|the answer|what][?|.|]",
+            )
             turns.append(Turn(sentence(user, rng), f"It is {answer}."))
         else:
             user = ("[is it|it is|] {x}[?|!|]",)
@@ -87,19 +116,57 @@ def advice(rng: random.Random) -> list[Turn]:
 def like(rng: random.Random) -> list[Turn]:
     """Whether the model likes something."""
     thing = rng.choice(_LIKED).replace("_", " ")
-    user = sentence(("[do you like|do you love|what do you think about|what do you think of|how do you like|do you enjoy|are you a fan "
-                     "of] {x}?", "[i like|i love|i really like] {x}[.|!|]", "[i hate|i do not like|i don't like] {x}[.|]"),
-                    rng, {"x": thing})
+    user = sentence(
+        (
+            "[do you like|do you love|what do you think about|what do you think of|how do you like|do you enjoy|are you a fan "
+            "of] {x}?",
+            "[i like|i love|i really like] {x}[.|!|]",
+            "[i hate|i do not like|i don't like] {x}[.|]",
+        ),
+        rng,
+        {"x": thing},
+    )
     if "hate" in user or "not" in user or "n't" in user:
-        return [Turn(user, pick(("[I see. What do you like?|Not everyone does. What do you like instead?|That is fine.]",), rng))]
+        return [
+            Turn(
+                user,
+                pick(
+                    (
+                        "[I see. What do you like?|Not everyone does. What do you like instead?|That is fine.]",
+                    ),
+                    rng,
+                ),
+            )
+        ]
     if user.startswith("I "):
-        return [Turn(user, pick(("[Nice!|Me too, as far as a program can!|That is lovely!|So do many people.] [Why do you like {x}?|What "
-                                 "else do you like?|I would like to hear more.|Tell me more!|Would you like a story?]",),
-                                rng, {"x": thing}))]
-    return [Turn(user, pick(("[Yes, I like {x}, as far as a program can.|Yes, I like {x} very much!|I am a program, but {x} sound{s} nice to "
-                             "me.|I like to talk about {x}.] [And you?|Do you like {x}, too?|What about you?|]",),
-                            rng, {"x": thing, "s": "" if thing.endswith("s") and thing != "chess" else "s"})
-                      .replace("people sounds", "people sound").strip())]
+        return [
+            Turn(
+                user,
+                pick(
+                    (
+                        "[Nice!|Me too, as far as a program can!|That is lovely!|So do many people.] [Why do you like {x}?|What "
+                        "else do you like?|I would like to hear more.|Tell me more!|Would you like a story?]",
+                    ),
+                    rng,
+                    {"x": thing},
+                ),
+            )
+        ]
+    return [
+        Turn(
+            user,
+            pick(
+                (
+                    "[Yes, I like {x}, as far as a program can.|Yes, I like {x} very much!|I am a program, but {x} sound{s} nice to "
+                    "me.|I like to talk about {x}.] [And you?|Do you like {x}, too?|What about you?|]",
+                ),
+                rng,
+                {"x": thing, "s": "" if thing.endswith("s") and thing != "chess" else "s"},
+            )
+            .replace("people sounds", "people sound")
+            .strip(),
+        )
+    ]
 
 
 def prefer(rng: random.Random) -> list[Turn]:
@@ -108,10 +175,26 @@ def prefer(rng: random.Random) -> list[Turn]:
     a, b = rng.sample(group, 2)
     if rng.random() < 0.4:
         a, b = rng.sample([thing for thing in _LIKED if "_" not in thing], 2)
-    user = sentence(("[{a} or {b}|do you like {a} or {b} better|which do you like better, {a} or {b}|which do you prefer, {a} or {b}|what is "
-                     "better, {a} or {b}]?",), rng, {"a": a, "b": b})
-    return [Turn(user, pick(("[I would choose {c}.|{C}, I think.|Both are nice, but I would choose {c}.] [And you?|What about you?|]",),
-                            rng, {"c": (c := rng.choice((a, b))), "C": capital(c)}).strip())]
+    user = sentence(
+        (
+            "[{a} or {b}|do you like {a} or {b} better|which do you like better, {a} or {b}|which do you prefer, {a} or {b}|what is "
+            "better, {a} or {b}]?",
+        ),
+        rng,
+        {"a": a, "b": b},
+    )
+    return [
+        Turn(
+            user,
+            pick(
+                (
+                    "[I would choose {c}.|{C}, I think.|Both are nice, but I would choose {c}.] [And you?|What about you?|]",
+                ),
+                rng,
+                {"c": (c := rng.choice((a, b))), "C": capital(c)},
+            ).strip(),
+        )
+    ]
 
 
 def translate(rng: random.Random) -> list[Turn]:
@@ -119,93 +202,49 @@ def translate(rng: random.Random) -> list[Turn]:
     language = rng.choice(list(TRANSLATIONS))
     word, foreign = rng.choice(list(TRANSLATIONS[language].items()))
     if rng.random() < 0.15:
-        user = sentence(("[translate|how do you say] [{w}|\"{w}\"] [in|into|to] {l}[.|?]",), rng,
-                        {"w": rng.choice(("I would like to go home", "where is the station", made_up_word(rng), "the weather is nice",
-                                          "how much does it cost", "my name is Anna", "computer", "see you tomorrow")), "l": language})
-        return [Turn(user, pick(("[I do not know that word in {l}.|I cannot translate that.] [I know only a few words of {l}.|]",), rng,
-                                {"l": language}).strip())]
-    user = sentence(("how do you say [{w}|\"{w}\"] in {l}?", "[translate|please translate] [{w}|\"{w}\"|the word {w}] [in|into|to] {l}[.|]",
-                     "what is [{w}|\"{w}\"|the word for {w}] in {l}?", "[{w}|\"{w}\"] in {l}?", "what is the {l} word for {w}?"), rng,
-                    {"w": word, "l": language})
-    return [Turn(user, f"\"{capital(word)}\" in {language} is \"{foreign}\".")]
-
-
-def cannot(rng: random.Random) -> list[Turn]:
-    """A wish that is beyond a tiny model."""
-    questions, answers = rng.choice(CANNOT)
-    user = sentence((f"[{questions}]",), rng, {"name": rng.choice(GIRLS + BOYS), "word": made_up_word(rng)})
-    return [Turn(user, expand(f"[{answers}]", rng))]
-
-
-def _unknown_thing(rng: random.Random) -> str:
-    """Name something that is not in the model's world."""
-    case = rng.random()
-    if case < 0.6:
-        return rng.choice(THINGS_UNKNOWN)
-    if case < 0.8:
-        return made_up_word(rng)
-    return f"{made_up_word(rng)} {rng.choice(THINGS_UNKNOWN)}"
-
-
-def unknown(rng: random.Random) -> list[Turn]:
-    """A question about something outside the model's world."""
-    if rng.random() < 0.3:
-        first = rng.choice((rng.choice(GIRLS + BOYS), capital(made_up_word(rng))))
-        who = rng.choice((rng.choice(PEOPLE_UNKNOWN), f"{first} {capital(made_up_word(rng))}"))
-        user = sentence(("[who is|who was|do you know|tell me about|when was] {x}[?|]", "[where was|when was] {x} born?", "what did {x} do?"),
-                        rng, {"x": who})
-        return [Turn(user, pick(("I do not know [who that is|{x}|that person]. [My world is very small.|I know only a few simple things.|"
-                                 "I am a tiny model.]",), rng, {"x": who}))]
-    thing = _unknown_thing(rng)
+        user = sentence(
+            ('[translate|how do you say] [{w}|"{w}"] [in|into|to] {l}[.|?]',),
+            rng,
+            {
+                "w": rng.choice(
+                    (
+                        "I would like to go home",
+                        "where is the station",
+                        made_up_word(rng),
+                        "the weather is nice",
+                        "how much does it cost",
+                        "my name is Anna",
+                        "computer",
+                        "see you tomorrow",
+                    )
+                ),
+                "l": language,
+            },
+        )
+        return [
+            Turn(
+                user,
+                pick(
+                    (
+                        "[I do not know that word in {l}.|I cannot translate that.] [I know only a few words of {l}.|]",
+                    ),
+                    rng,
+                    {"l": language},
+                ).strip(),
+            )
+        ]
     user = sentence(
         (
-            "[what is|what's|what are|explain|tell me about|how does|do you know|what do you know about|define|describe|what does] {x}"
-            "[?|| work?| mean?]",
-            "[who invented|when was|why is|where is|how do i use|how do i learn|what is the history of|what is the best|who "
-            "discovered|how much is|where can i buy|what is the capital of|what is the price of|what is the population of|how many] {x}[?|]",
-            "[write an essay about|write an article about|summarize|give me information about|teach me|help me with|i need help with|"
-            "let us talk about|can you help me with|can we talk about] {x}[.|?|]",
+            'how do you say [{w}|"{w}"] in {l}?',
+            '[translate|please translate] [{w}|"{w}"|the word {w}] [in|into|to] {l}[.|]',
+            'what is [{w}|"{w}"|the word for {w}] in {l}?',
+            '[{w}|"{w}"] in {l}?',
+            "what is the {l} word for {w}?",
         ),
         rng,
-        {"x": thing},
+        {"w": word, "l": language},
     )
-    return [Turn(user, pick(("[I do not know anything about {x}.|I do not know.|I am sorry, I do not know that.|{X} is not part of my small "
-                             "world.|I have never learnt about {x}.] [I am only a tiny demonstration.|I know only a few simple things.|A larger "
-                             "model would know.|Ask me for a story instead!|I am too small to know that.|]",),
-                            rng, {"x": thing, "X": capital(thing)}).strip())]
-
-
-def name_turn(name: str, rng: random.Random) -> Turn:
-    """The user says their name."""
-    user = pick(("[my name is|i am|i'm|call me|hi, i am|hello, my name is|hi, my name is|you can call me|hello, i'm|they call me|hey, i am]"
-                 " {n}[.|!|]",), rng, {"n": name})
-    answer = pick(("[Nice to meet you, {n}!|Hello, {n}!|Hi {n}, nice to meet you!|Hello {n}, how are you?|Pleased to meet you, {n}!] [|How can I "
-                   "help you?|What can I do for you?|What would you like to talk about?]",), rng, {"n": name})
-    return Turn(capital(user), answer.strip())
-
-
-def recall_turn(name: str | None, rng: random.Random) -> Turn:
-    """The user asks whether the model remembers their name."""
-    user = pick(("[what is my name|do you know my name|who am i|what's my name|do you remember my name|can you tell me my name|say my name][?|]",),
-                rng)
-    if name is None:
-        return Turn(capital(user), pick(("I do not know your name. [What is your name?|You have not told me yet.|How shall I call you?]",), rng))
-    return Turn(capital(user), pick(("[Your name is {n}.|You are {n}.|Your name is {n}, of course!]",), rng, {"n": name}))
-
-
-def forgotten(rng: random.Random) -> list[Turn]:
-    """Ask for a name that was never told."""
-    return [recall_turn(None, rng)]
-
-
-def paste(rng: random.Random) -> list[Turn]:
-    """A long pasted text with a task that is too hard."""
-    story = make_story(rng).text
-    user = pick(("[summarize|summarise|summarize this|translate|correct|shorten|rewrite|analyze|what do you think about] [this|this text|the "
-                 "following|this story|the text]: {t}", "{t} [summarize this.|what is this text about?|who is in this text?|tl;dr|what is the "
-                 "moral of this story?]"), rng, {"t": story})
-    return [Turn(capital(user), pick(("[I am sorry, I am too small to do that.|That text is too long for me.|I cannot work with long texts.] [I can "
-                                      "tell you a story of my own.|A larger model can do that.|Ask me something short.]",), rng))]
+    return [Turn(user, f'"{capital(word)}" in {language} is "{foreign}".')]
 
 
 def simple_colour(rng: random.Random) -> list[Turn]:

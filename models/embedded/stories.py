@@ -33,9 +33,24 @@ PLACES = (
     "lake|in a cave by the beach|in a village under the moon|on a green meadow|in a crooked little house|on a space station|in a "
     "desert town"
 ).split("|")
-IRREGULAR = {"fish": "fish", "sheep": "sheep", "deer": "deer", "wolf": "wolves", "mouse": "mice", "goose": "geese", "elf": "elves",
-             "butterfly": "butterflies", "octopus": "octopuses", "fox": "foxes", "pony": "ponies", "fairy": "fairies",
-             "witch": "witches", "princess": "princesses", "ostrich": "ostriches", "snowman": "snowmen"}
+IRREGULAR = {
+    "fish": "fish",
+    "sheep": "sheep",
+    "deer": "deer",
+    "wolf": "wolves",
+    "mouse": "mice",
+    "goose": "geese",
+    "elf": "elves",
+    "butterfly": "butterflies",
+    "octopus": "octopuses",
+    "fox": "foxes",
+    "pony": "ponies",
+    "fairy": "fairies",
+    "witch": "witches",
+    "princess": "princesses",
+    "ostrich": "ostriches",
+    "snowman": "snowmen",
+}
 OBJECTS = (
     "golden key|red kite|silver bell|blue lantern|old map|wooden flute|shiny stone|warm scarf|little boat|magic book|"
     "glass marble|paper crown|green umbrella|tiny clock|brass compass|velvet hat|small drum|white feather|music box|"
@@ -48,7 +63,9 @@ TRAITS = (
     "brave curious kind shy clever cheerful gentle lonely sleepy grumpy patient tiny quiet proud careful friendly "
     "young old hungry dreamy stubborn happy honest busy"
 ).split()
-SKILLS = "swim|sing|dance|fly a kite|read|paint|play the flute|skate|bake bread|whistle|juggle|ride a bicycle".split("|")
+SKILLS = "swim|sing|dance|fly a kite|read|paint|play the flute|skate|bake bread|whistle|juggle|ride a bicycle".split(
+    "|"
+)
 THEMES = (
     "friendship|courage|kindness|a journey|the sea|the moon|the stars|winter|the forest|love|magic|a secret|a contest|"
     "space|the rain|home|a dream|adventure|hope|music|a lost toy|a storm|a treasure|school|a birthday"
@@ -153,7 +170,13 @@ def _about(rng: random.Random) -> tuple[str, Story]:
     if case < 0.5:
         kind = any_kind(rng)
         story = make_story(rng, hero=kind)
-        words = [f"a {kind}", f"a {kind}", f"a {story.slots['trait']} {kind}", f"the {kind}", IRREGULAR.get(kind, kind + "s")]
+        words = [
+            f"a {kind}",
+            f"a {kind}",
+            f"a {story.slots['trait']} {kind}",
+            f"the {kind}",
+            IRREGULAR.get(kind, kind + "s"),
+        ]
         return expand(rng.choice(words), rng), story
     if case < 0.65:
         kind = any_kind(rng)

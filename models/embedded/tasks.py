@@ -68,8 +68,15 @@ def arithmetic(rng: random.Random) -> Turn:
         sign, a, b, result = _operands(rng)
     symbols, word = _SIGNS[sign]
     if rng.random() < 0.15 and max(a, b) < 21 and result >= 0:
-        slots = {"a": in_words(a), "b": in_words(b), "w": word, "r": in_words(result) if result < 100 else str(result)}
-        user = sentence(("[what is|what's|how much is|calculate|and|] {a} {w} {b}[?|?|]",), rng, slots).strip()
+        slots = {
+            "a": in_words(a),
+            "b": in_words(b),
+            "w": word,
+            "r": in_words(result) if result < 100 else str(result),
+        }
+        user = sentence(
+            ("[what is|what's|how much is|calculate|and|] {a} {w} {b}[?|?|]",), rng, slots
+        ).strip()
         return Turn(capital(user), expand("{a} {w} {b} is {r}.", rng, slots).capitalize())
     text = str(a) + expand(symbols, rng) + str(b)
     user = expand(
@@ -85,7 +92,9 @@ def arithmetic(rng: random.Random) -> Turn:
 
 def word_problem(rng: random.Random) -> Turn:
     """A sum dressed as a tiny story."""
-    thing = rng.choice("apples oranges books coins marbles cookies pencils eggs stones cats flowers balloons".split())
+    thing = rng.choice(
+        "apples oranges books coins marbles cookies pencils eggs stones cats flowers balloons".split()
+    )
     name = rng.choice(GIRLS + BOYS)
     a, b = rng.randrange(2, 21), rng.randrange(1, 11)
     if rng.random() < 0.5:
@@ -129,11 +138,17 @@ def counting(rng: random.Random) -> Turn:
     case = rng.random()
     if case < 0.5:
         end = rng.choice((3, 5, 10, 10, 10, 12, 15, 20, rng.randrange(2, 30)))
-        user, numbers = f"[count|please count|can you count|count up|count from 1|count from one] to {end}[.|?||!]", range(1, end + 1)
+        user, numbers = (
+            f"[count|please count|can you count|count up|count from 1|count from one] to {end}[.|?||!]",
+            range(1, end + 1),
+        )
     elif case < 0.8:
         start = rng.randrange(1, 40)
         end = start + rng.randrange(2, 12)
-        user, numbers = f"[count|can you count|list the numbers|numbers] from {start} to {end}[.|?|]", range(start, end + 1)
+        user, numbers = (
+            f"[count|can you count|list the numbers|numbers] from {start} to {end}[.|?|]",
+            range(start, end + 1),
+        )
     else:
         start = rng.choice((3, 5, 10, 10, rng.randrange(3, 15)))
         user = f"count [down|backwards] from {start}[| to 1][.|?|]"
@@ -150,15 +165,24 @@ def numbers(rng: random.Random) -> Turn:
         return Turn(sentence((user,), rng), f"{a} is {kind}.")
     if case == 1 and a != b:
         if rng.random() < 0.5:
-            return Turn(sentence((f"[which|what] is [bigger|larger|greater|more], {a} or {b}?",), rng),
-                        f"{max(a, b)} is larger than {min(a, b)}.")
-        return Turn(sentence((f"[which|what] is [smaller|less], {a} or {b}?",), rng), f"{min(a, b)} is smaller than {max(a, b)}.")
+            return Turn(
+                sentence((f"[which|what] is [bigger|larger|greater|more], {a} or {b}?",), rng),
+                f"{max(a, b)} is larger than {min(a, b)}.",
+            )
+        return Turn(
+            sentence((f"[which|what] is [smaller|less], {a} or {b}?",), rng),
+            f"{min(a, b)} is smaller than {max(a, b)}.",
+        )
     if case == 2:
-        return Turn(sentence((f"[[write|say|spell] {a} in words[.|]|how do you write {a} in words?]",), rng),
-                    f"{a} in words is {in_words(a)}.")
+        return Turn(
+            sentence((f"[[write|say|spell] {a} in words[.|]|how do you write {a} in words?]",), rng),
+            f"{a} in words is {in_words(a)}.",
+        )
     if case == 3:
-        return Turn(sentence((f"[[what|which] number comes after {a}?|what comes after {a}?]",), rng),
-                    f"{a + 1} comes after {a}.")
+        return Turn(
+            sentence((f"[[what|which] number comes after {a}?|what comes after {a}?]",), rng),
+            f"{a + 1} comes after {a}.",
+        )
     return Turn(sentence((f"[what|which] number comes before {a + 1}?",), rng), f"{a} comes before {a + 1}.")
 
 
@@ -174,7 +198,9 @@ def spelling(rng: random.Random) -> Turn:
         )
         return Turn(sentence(user, rng, slots), slots["s"] + ".")
     if case < 0.85:
-        user = ("[what is the first letter of {w}?|which letter does {w} start with?|what letter does {w} begin with?]",)
+        user = (
+            "[what is the first letter of {w}?|which letter does {w} start with?|what letter does {w} begin with?]",
+        )
         return Turn(sentence(user, rng, slots), f"{capital(word)} starts with {word[0].upper()}.")
     user = ("how many letters does {w} have?", "how many letters are in the word {w}?")
     return Turn(sentence(user, rng, slots), f"{slots['s']}: {len(word)} letters.")
@@ -185,7 +211,9 @@ _SYLLABLES = "ba be bi bo bu da de do fa fi ka ki ko la le lo lu ma mi mo na ne 
 
 def made_up_word(rng: random.Random) -> str:
     """A word that does not exist."""
-    return "".join(rng.choice(_SYLLABLES) for _ in range(rng.choice((2, 2, 3)))) + rng.choice(("", "", "n", "r", "s", "x", "th"))
+    return "".join(rng.choice(_SYLLABLES) for _ in range(rng.choice((2, 2, 3)))) + rng.choice(
+        ("", "", "n", "r", "s", "x", "th")
+    )
 
 
 _PHRASES = (
@@ -212,8 +240,13 @@ def echo(rng: random.Random) -> Turn:
     }
     phrase = sentence(_PHRASES, rng, slots)
     user = sentence(
-        ("[say|repeat|please say|please repeat|repeat after me:|can you say|say:|echo|write|print|just say|only say|say exactly:] [{p}|"
-         "\"{p}\"|\"{p}\"|'{p}'|the word {p}|the words \"{p}\"][.||]",), rng, {"p": phrase})
+        (
+            "[say|repeat|please say|please repeat|repeat after me:|can you say|say:|echo|write|print|just say|only say|say exactly:] [{p}|"
+            '"{p}"|"{p}"|\'{p}\'|the word {p}|the words "{p}"][.||]',
+        ),
+        rng,
+        {"p": phrase},
+    )
     return Turn(user, phrase + rng.choice((".", "", ".")))
 
 

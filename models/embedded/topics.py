@@ -77,7 +77,9 @@ def topic_turns(rng: random.Random) -> list[Turn]:
     turns = [Turn(user, " ".join([rng.choice(topic.definitions), *details[:said]]))]
     if rng.random() < 0.3:
         rest = details[said : said + 2]
-        turns.append(Turn(sentence(_MORE, rng), " ".join(rest) if rest else expand(rng.choice(_NO_MORE), rng)))
+        turns.append(
+            Turn(sentence(_MORE, rng), " ".join(rest) if rest else expand(rng.choice(_NO_MORE), rng))
+        )
     return turns
 
 

@@ -35,7 +35,9 @@ SAVE_EVERY = 400
 
 def encode(tokenizer: Tokenizer, batch: list[Document]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield token ids and loss weights of each document."""
-    for encoding in tokenizer.encode_batch([document.render() for document in batch], add_special_tokens=False):
+    for encoding in tokenizer.encode_batch(
+        [document.render() for document in batch], add_special_tokens=False
+    ):
         ids = np.array(encoding.ids, dtype=np.int64)
         answers = np.flatnonzero(ids == ASSISTANT)
         weights = np.full(len(ids), USER_WEIGHT if len(answers) else 1.0, dtype=np.float32)
@@ -134,7 +136,9 @@ def train(model: Llama, tokenizer: Tokenizer, steps: int, folder: Path) -> None:
         if step % 20 == 0 or step == steps - 1:
             seconds = time.monotonic() - start
             rate = (step + 1) * TOKENS_PER_STEP / seconds
-            print(f"step {step}/{steps} loss {running:.4f} {rate:.0f} tok/s {seconds / 60:.1f} min", flush=True)
+            print(
+                f"step {step}/{steps} loss {running:.4f} {rate:.0f} tok/s {seconds / 60:.1f} min", flush=True
+            )
 
 
 @torch.inference_mode()
@@ -148,7 +152,9 @@ def held_out_loss(model: Llama, tokenizer: Tokenizer) -> float:
 def save(model: Llama, tokenizer: Tokenizer, folder: Path) -> None:
     """Write the model in Hugging Face format, weights as bfloat16."""
     folder.mkdir(parents=True, exist_ok=True)
-    state = {name: tensor.detach().to(torch.bfloat16).contiguous() for name, tensor in model.state_dict().items()}
+    state = {
+        name: tensor.detach().to(torch.bfloat16).contiguous() for name, tensor in model.state_dict().items()
+    }
     path = folder / "model.safetensors"
     save_file(state, path, metadata={"format": "pt"})
     path.chmod(0o644)
@@ -162,14 +168,18 @@ def save(model: Llama, tokenizer: Tokenizer, folder: Path) -> None:
 def main() -> None:
     """Parse the arguments and train."""
     parser = argparse.ArgumentParser(description="Train quire's embedded model.")
-    parser.add_argument("--steps", type=int, default=1700, help=f"optimizer steps of {TOKENS_PER_STEP} tokens")
+    parser.add_argument(
+        "--steps", type=int, default=1700, help=f"optimizer steps of {TOKENS_PER_STEP} tokens"
+    )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=PATH)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(SEED)
     source = documents(SEED + 1)
-    tokenizer = train_tokenizer((next(source).render() for _ in range(30_000)), int(str(CONFIG["vocab_size"])))
+    tokenizer = train_tokenizer(
+        (next(source).render() for _ in range(30_000)), int(str(CONFIG["vocab_size"]))
+    )
     model = Llama()
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters", flush=True)
     train(model, tokenizer, args.steps, args.out)

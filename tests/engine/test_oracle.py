@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny_models
 import torch
 
+import tiny_models
 from quire import LLM, RequestOutput, SamplingParams
 
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -74,9 +74,7 @@ def test_prefix_hits_change_nothing(model: Path, expected: list[list[int]]) -> N
     generate(llm)
     again = generate(llm)
     assert tokens_of(again) == expected
-    assert all(
-        output.num_cached_tokens == (len(output.prompt_token_ids) - 1) // 4 * 4 for output in again
-    )
+    assert all(output.num_cached_tokens == (len(output.prompt_token_ids) - 1) // 4 * 4 for output in again)
     llm.reset_prefix_cache()
     assert all(output.num_cached_tokens == 0 for output in generate(llm)[::2])
 
@@ -103,7 +101,9 @@ def test_logprobs_equal_transformers(model: Path) -> None:
 def test_sampling_does_not_depend_on_the_batch(model: Path) -> None:
     params = SamplingParams(temperature=0.9, top_p=0.9, seed=7, max_tokens=32, ignore_eos=True)
     prompts = make_prompts()
-    together = LLM(str(model), block_size=4, max_num_batched_tokens=50).generate(prompts, params, use_tqdm=False)
+    together = LLM(str(model), block_size=4, max_num_batched_tokens=50).generate(
+        prompts, params, use_tqdm=False
+    )
     for prompt, output in zip(prompts, together, strict=True):
         alone = LLM(str(model)).generate(prompt, params, use_tqdm=False)
         assert alone[0].outputs[0].token_ids == output.outputs[0].token_ids
@@ -111,6 +111,8 @@ def test_sampling_does_not_depend_on_the_batch(model: Path) -> None:
 
 def test_a_trained_model_tells_the_same_story(shared_data: Path) -> None:
     folder = shared_data / "models" / "stories260K"
-    output = LLM(str(folder)).generate([1], SamplingParams(temperature=0.0, max_tokens=300), use_tqdm=False)[0]
+    output = LLM(str(folder)).generate([1], SamplingParams(temperature=0.0, max_tokens=300), use_tqdm=False)[
+        0
+    ]
     assert output.outputs[0].token_ids == tiny_models.oracle_greedy(folder, [1], 300)
     assert output.outputs[0].text.startswith("Once upon a time, there was a little girl named Lily.")

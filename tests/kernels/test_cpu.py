@@ -313,16 +313,15 @@ def test_what_a_query_must_not_see_does_not_touch_it(isa: str, dtype: torch.dtyp
     """NaN in later tokens, behind the window, in other sequences and in unwritten slots stays there."""
     step = make_step([40, 600], [40, 300], dtype=dtype)
     clean = cpu.paged_attention(step.q, step.kv_cache, step.meta, 0.25, window=50)
-    cache = step.kv_cache.clone()
+    cache = step.kv_cache
     used = torch.zeros(cache.shape[1] * 16, dtype=torch.bool)
     table = step.meta.block_tables
     for s, (first, last) in enumerate(((0, 30), (300 - 49, 500))):
         for position in range(first, last):
             used[int(table[s, position // 16]) * 16 + position % 16] = True
-    cache.transpose(2, 3).reshape(2, -1, *cache.shape[2:3], cache.shape[4])  # slots are (block, offset)
-    poisoned = cache.transpose(2, 3).clone()
-    poisoned.view(2, -1, cache.shape[2], cache.shape[4])[:, ~used] = torch.nan
-    y = cpu.paged_attention(step.q, poisoned.transpose(2, 3).contiguous(), step.meta, 0.25, window=50)
+    unused = ~used.view(cache.shape[1], 1, 16, 1).expand(cache.shape[1:])
+    poisoned = cache.masked_fill(unused, torch.nan)
+    y = cpu.paged_attention(step.q, poisoned, step.meta, 0.25, window=50)
     assert torch.equal(y[:30], clean[:30])
     assert torch.equal(y[40 : 40 + 200], clean[40 : 40 + 200])
     assert y[30:40].isnan().all()

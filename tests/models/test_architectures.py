@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,11 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 
 @pytest.fixture(params=CASES, scope="module")
 def folder(request: pytest.FixtureRequest, tiny_model: Callable[..., Path]) -> Path:
-    architecture, overrides = CASES[request.param]
+    return make(request.param, tiny_model)
+
+
+def make(case: str, tiny_model: Callable[..., Path]) -> Path:
+    architecture, overrides = CASES[case]
     return tiny_model(architecture, **overrides)
 
 
@@ -111,6 +116,7 @@ class Cache:
         return {s: logits[starts[i] : starts[i + 1]] for i, s in enumerate(chunks)}
 
 
+@cache
 def load(folder: Path) -> CausalLM:
     return load_model(folder, ModelConfig.from_folder(folder), device="cpu", dtype=torch.float32)
 
@@ -149,8 +155,9 @@ def greedy(folder: Path, ids: list[int], max_tokens: int) -> list[int]:
     return out
 
 
-def test_greedy_tokens(folder: Path) -> None:
-    ids = prompt(8, 11)
+@pytest.mark.parametrize("case", ["llama", "mistral window", "qwen2 tied yarn", "qwen3"])
+def test_greedy_tokens(case: str, tiny_model: Callable[..., Path]) -> None:
+    folder, ids = make(case, tiny_model), prompt(8, 11)
     assert greedy(folder, ids, 24) == tiny_models.oracle_greedy(folder, ids, 24)
 
 

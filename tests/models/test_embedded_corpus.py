@@ -22,7 +22,9 @@ def test_expand_picks_options_and_fills_slots() -> None:
 
 def test_expand_puts_the_article_right() -> None:
     rng = random.Random(0)
-    assert expand("a apple, a unicorn, a owl, A egg, a cat", rng) == "an apple, a unicorn, an owl, An egg, a cat"
+    assert (
+        expand("a apple, a unicorn, a owl, A egg, a cat", rng) == "an apple, a unicorn, an owl, An egg, a cat"
+    )
 
 
 def test_corpus_is_reproducible() -> None:
@@ -49,13 +51,15 @@ def test_sums_are_right_and_held_out_ones_do_not_occur() -> None:
         if not equals:
             continue
         a, sign, b = left.split()
-        results = {"+": int(a) + int(b), "-": int(a) - int(b), "x": int(a) * int(b), "/": int(a) // max(1, int(b))}
+        x, y = int(a), int(b)
+        results = {"+": x + y, "-": x - y, "x": x * y, "/": x // max(1, y)}
         assert int(right.rstrip(".")) == results[sign]
-        assert sign not in "+-" or not held_out_sum(int(a), int(b))
+        assert sign not in "+-" or not held_out_sum(x, y)
 
 
 def test_numbers_in_words() -> None:
-    assert [in_words(n) for n in (0, 13, 20, 42, 99)] == ["zero", "thirteen", "twenty", "forty-two", "ninety-nine"]
+    words = [in_words(n) for n in (0, 13, 20, 42, 99)]
+    assert words == ["zero", "thirteen", "twenty", "forty-two", "ninety-nine"]
 
 
 def test_render_is_what_the_chat_template_writes() -> None:

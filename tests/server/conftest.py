@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import httpx
 import pytest
@@ -15,6 +15,7 @@ from quire.server.app import create_app
 from quire.server.context import ServerContext
 from quire.server.main import DrainingServer
 from quire.server.settings import ServerSettings
+
 from .fake_engine import FakeEngine
 
 
@@ -24,6 +25,15 @@ def events(text: str) -> list[dict | str]:
     assert all(block.startswith("data: ") and "\n" not in block for block in blocks)
     data = [block.removeprefix("data: ") for block in blocks]
     return [item if item == "[DONE]" else json.loads(item) for item in data]
+
+
+async def until(condition: Callable[[], bool], what: str) -> None:
+    """Waits, long, for something that must come."""
+    for _ in range(6000):
+        if condition():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError(f"never: {what}")
 
 
 class Served:
@@ -66,8 +76,7 @@ async def serve_on_port(
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         task = asyncio.create_task(server.serve(sockets=[listening]))
-        while not server.started:
-            await asyncio.sleep(0.01)
+        await until(lambda: server.started, "it listens")
         url = f"http://127.0.0.1:{listening.getsockname()[1]}"
         try:
             async with httpx.AsyncClient(base_url=url) as http:

@@ -119,7 +119,8 @@ class FakeEngine:
                 if self._is_shut_down:
                     raise EngineDied("the server is shutting down")
                 deltas = [
-                    self._delta(id, choice, step, prompt_token_ids, params) for choice, id in enumerate(ids)
+                    self._delta(name, choice, step, prompt_token_ids, params)
+                    for choice, name in enumerate(ids)
                 ]
                 processed = processor.process(deltas)
                 finished = [delta.figures for delta in deltas if delta.figures is not None]
@@ -134,7 +135,7 @@ class FakeEngine:
             self._count(0)
 
     def _delta(
-        self, id: str, choice: int, step: int, prompt: list[int], params: SamplingParams
+        self, choice_id: str, choice: int, step: int, prompt: list[int], params: SamplingParams
     ) -> TokenDelta:
         limit = params.max_tokens
         if limit is None:
@@ -143,7 +144,7 @@ class FakeEngine:
         token = EOS if ends else prompt[(step + choice) % len(prompt)]
         scores = [_logprobs(each, params.prompt_logprobs or 0, choice) for each in prompt[1:]]
         delta = TokenDelta(
-            id,
+            choice_id,
             [] if limit == 0 else [token],
             self.num_cached_tokens,
             prompt_logprobs=scores

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 from collections.abc import AsyncIterator
@@ -297,8 +298,6 @@ async def test_control_streams_are_as_if_nothing_had_happened() -> None:
         alone = (await served.chat(stream=True, max_tokens=50)).text
     async with serve_in_process() as served:
         served.engine.step_seconds = 0.001
-        import asyncio
-
         good = [asyncio.create_task(served.chat(stream=True, max_tokens=50)) for _ in range(4)]
         for body in ({"n": 10**9}, {"messages": []}, {"temperature": 9}, {"nonsense": 1}) * 10:
             await refusal(await served.chat(**body))

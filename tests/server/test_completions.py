@@ -43,7 +43,7 @@ async def test_cached_tokens_are_reported(served: Served) -> None:
 @pytest.mark.parametrize("stream", [False, True])
 async def test_prompts_times_choices(served: Served, stream: bool) -> None:
     response = await served.complete(prompt=["abc", "xyz"], n=2, max_tokens=3, stream=stream)
-    texts = {index: "" for index in range(4)}
+    texts = dict.fromkeys(range(4), "")
     if stream:
         for event in events(response.text)[:-1]:
             assert len(event["choices"]) == 1
@@ -199,7 +199,7 @@ async def test_parameters_reach_the_engine(served: Served) -> None:
 
 
 async def test_null_means_the_default(served: Served) -> None:
-    names = "max_tokens n stream stream_options temperature top_p logit_bias stop user guided_json logprobs".split()
+    names = ["max_tokens", "n", "stream", "stream_options", "temperature", "stop", "user", "logprobs"]
     response = await served.complete(**dict.fromkeys(names), suffix=None, best_of=None)
     assert response.status_code == 200, response.text
     assert response.json()["choices"][0]["text"] == "hellohellohe"

@@ -95,7 +95,7 @@ async def test_metrics(served: Served) -> None:
     assert after["quire:inter_token_latency_seconds_count"] == 3 + 12
     assert after["quire:iteration_tokens_total_count"] == 4 + 13
     assert after["quire:kv_cache_usage_perc"] == 0
-    assert after["quire_engine_resident_memory_bytes"] > 0
+    assert after["quire_engine_process_resident_memory_bytes"] > 0
 
 
 def referenced(value: object) -> set[str]:

@@ -11,36 +11,38 @@ import pytest
 
 from quire.server.settings import ServerSettings
 
-from .conftest import serve_on_port
+from .conftest import serve_on_port, until
 from .fake_engine import FakeEngine
 
 HI: list = [{"role": "user", "content": "hi"}]
 
 
 async def test_official_client() -> None:
-    async with serve_on_port() as (served, _):
-        async with openai.AsyncOpenAI(base_url=f"{served.client.base_url}/v1", api_key="none") as client:
-            assert [model.id async for model in client.models.list()] == ["fake"]
-            chat = await client.chat.completions.create(
-                model="fake", messages=HI, max_tokens=4, logprobs=True, top_logprobs=1
-            )
-            assert chat.choices[0].message.content == "[use"
-            assert chat.choices[0].logprobs.content[0].token == "["
-            assert chat.usage.total_tokens == chat.usage.prompt_tokens + 4
-            text = await client.completions.create(model="fake", prompt="abc", max_tokens=3, logprobs=2)
-            assert text.choices[0].text == "abc"
-            assert text.choices[0].logprobs.tokens == ["a", "b", "c"]
-            stream = await client.chat.completions.create(
-                model="fake", messages=HI, max_tokens=4, stream=True, stream_options={"include_usage": True}
-            )
-            chunks = [chunk async for chunk in stream]
-            assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == "[use"
-            assert chunks[-1].usage.completion_tokens == 4
-            with pytest.raises(openai.NotFoundError):
-                await client.chat.completions.create(model="other", messages=HI)
-            with pytest.raises(openai.BadRequestError) as caught:
-                await client.chat.completions.create(model="fake", messages=HI, temperature=9)
-            assert caught.value.param == "temperature"
+    async with (
+        serve_on_port() as (served, _),
+        openai.AsyncOpenAI(base_url=f"{served.client.base_url}/v1", api_key="none") as client,
+    ):
+        assert [model.id async for model in client.models.list()] == ["fake"]
+        chat = await client.chat.completions.create(
+            model="fake", messages=HI, max_tokens=4, logprobs=True, top_logprobs=1
+        )
+        assert chat.choices[0].message.content == "[use"
+        assert chat.choices[0].logprobs.content[0].token == "["
+        assert chat.usage.total_tokens == chat.usage.prompt_tokens + 4
+        text = await client.completions.create(model="fake", prompt="abc", max_tokens=3, logprobs=2)
+        assert text.choices[0].text == "abc"
+        assert text.choices[0].logprobs.tokens == ["a", "b", "c"]
+        stream = await client.chat.completions.create(
+            model="fake", messages=HI, max_tokens=4, stream=True, stream_options={"include_usage": True}
+        )
+        chunks = [chunk async for chunk in stream]
+        assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == "[use"
+        assert chunks[-1].usage.completion_tokens == 4
+        with pytest.raises(openai.NotFoundError):
+            await client.chat.completions.create(model="other", messages=HI)
+        with pytest.raises(openai.BadRequestError) as caught:
+            await client.chat.completions.create(model="fake", messages=HI, temperature=9)
+        assert caught.value.param == "temperature"
 
 
 async def test_official_client_without_asyncio() -> None:
@@ -92,7 +94,6 @@ async def test_what_is_not_http() -> None:
     async with serve_on_port() as (served, _):
         for data in (
             b"\x16\x03\x01\x02\x00",
-            b"GET /\r\n\r\n",
             b"GET / HTTP/1.1\r\nX-Request-Id: a\rb\r\n\r\n",
         ):
             status, error = parse(await raw(served, data))
@@ -114,8 +115,7 @@ async def test_drain() -> None:
     async with serve_on_port(FakeEngine(answer_tokens=60)) as (served, server):
         served.engine.step_seconds = 0.01
         running = [asyncio.create_task(served.chat(stream=index % 2 == 0)) for index in range(8)]
-        while len(served.engine.running) < 8:
-            await asyncio.sleep(0.01)
+        await until(lambda: len(served.engine.running) == 8, "all run")
         served.context.draining = True
         assert (await served.client.get("/ready")).status_code == 503
         assert (await served.complete()).status_code == 503
@@ -123,8 +123,7 @@ async def test_drain() -> None:
         assert all(answer.status_code == 200 for answer in answers)
         assert all(answer.text.rstrip().endswith(("[DONE]", "}")) for answer in answers)
         assert all("error" not in answer.text for answer in answers)
-        while server.servers[0].is_serving():
-            await asyncio.sleep(0.01)
+        await until(lambda: not server.servers[0].is_serving(), "the port is closed")
         with pytest.raises(httpx.TransportError):
             await served.client.get("/health")
 
@@ -135,8 +134,7 @@ async def test_drain_that_takes_too_long() -> None:
         served.engine.step_seconds = 0.02
         streamed = asyncio.create_task(served.chat(stream=True))
         whole = asyncio.create_task(served.chat())
-        while len(served.engine.running) < 2:
-            await asyncio.sleep(0.01)
+        await until(lambda: len(served.engine.running) == 2, "both run")
         served.context.draining = True
         *_, error, done = (await streamed).text.strip().split("\n\n")
         assert (json.loads(error.removeprefix("data: "))["error"]["code"], done) == (

@@ -10,7 +10,7 @@ import pytest
 from quire.errors import Overloaded
 from quire.server.settings import ServerSettings
 
-from .conftest import Served, events, serve_in_process, serve_on_port
+from .conftest import Served, events, serve_in_process, serve_on_port, until
 from .fake_engine import FakeEngine, engine_died
 
 
@@ -79,15 +79,6 @@ async def test_silent_streams_open_and_are_kept_alive() -> None:
     first, *_ = events(text)
     assert first["choices"][0]["delta"] == {"role": "assistant", "content": ""}
     assert text.index('"role"') < text.index(": keep-alive")
-
-
-async def until(condition, what: str) -> None:
-    """Waits, long, for something that must come."""
-    for _ in range(1000):
-        if condition():
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError(f"never: {what}")
 
 
 @pytest.mark.parametrize("body", [{"stream": True}, {"stream": False}, {"prompt": ["a", "b", "c"], "n": 2}])
