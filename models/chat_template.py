@@ -189,10 +189,15 @@ def _check_attribute(name: str) -> None:
         raise SecurityError(f"a namespace takes no attribute {name!r}")
 
 
+class _Sandbox(ImmutableSandboxedEnvironment):
+    """Jinja's sandbox, which refuses an unsafe attribute when it is looked up, not when it is used."""
+
+    def unsafe_undefined(self, obj: object, attribute: str) -> NoReturn:
+        raise SecurityError(f"{attribute!r} of a {type(obj).__name__} is out of bounds")
+
+
 def _environment() -> ImmutableSandboxedEnvironment:
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, loopcontrols]
-    )
+    environment = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, loopcontrols])
     helpers: dict[str, Callable[..., Any]] = {
         "raise_exception": _raise_exception,
         "strftime_now": _strftime_now,

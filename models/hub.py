@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -31,7 +32,7 @@ def resolve_model(name: str, revision: str | None = None) -> Path:
     """
     if name == EMBEDDED:
         return Path(__file__).parent / "embedded" / "weights"
-    if "\0" not in name and Path(name).is_dir():
+    if os.path.isdir(name):  # unlike Path's, false for a name that no path can have
         return Path(name).resolve()
     if not _HUB_ID.fullmatch(name) or ".." in name or len(name) > 200:
         raise NotFound(f"{name[:200]!r} is neither a folder nor a hub id of the form owner/name.")

@@ -67,7 +67,9 @@ class Tokenizer:
             add_bos = settings.boolean("add_bos_token", not (folder / "tokenizer.json").exists())
             add_eos = settings.boolean("add_eos_token")
             _set_post_processor(
-                backend, names.get("bos_token") if add_bos else None, names.get("eos_token") if add_eos else None
+                backend,
+                names.get("bos_token") if add_bos else None,
+                names.get("eos_token") if add_eos else None,
             )
         bos, eos = (backend.token_to_id(names.get(name, "")) for name in ("bos_token", "eos_token"))
         return cls(backend, bos, () if eos is None else (eos,))

@@ -24,7 +24,9 @@ ARCHITECTURES: dict[str, str] = {
 }
 
 
-def write_model(folder: Path, architecture: str, *, seed: int = 0, sharded: bool = False, **overrides: Any) -> Path:
+def write_model(
+    folder: Path, architecture: str, *, seed: int = 0, sharded: bool = False, **overrides: Any
+) -> Path:
     """Saves a random fp32 model of an architecture with a tokenizer, and returns its folder.
 
     Args:

@@ -1,5 +1,7 @@
 """What the embedded model may know of the world: small tables, written for it."""
 
+from collections.abc import Sequence
+
 
 def _pairs(text: str) -> dict[str, str]:
     """Read "key=value; key=value"."""
@@ -96,7 +98,7 @@ LEGS: dict[str, str] = _pairs(
     "chicken=two; elephant=four; butterfly=six; crab=ten; beetle=six; frog=four; sheep=four; worm=no; table=four; chair=four; "
     "fly=six; person=two; octopus=no"
 )
-SIZES: list[str] = (
+SIZES: Sequence[str] = (
     "flea|ant|bee|mouse|frog|rat|squirrel|hedgehog|rabbit|cat|fox|dog|sheep|wolf|lion|cow|horse|giraffe|elephant|whale|house|"
     "castle|mountain|planet|star"
 ).split("|")
@@ -142,7 +144,7 @@ MEANINGS: dict[str, str] = _pairs(
     "that makes lamps shine; light=what lets us see; a dinosaur=an animal that lived a very long time ago; a volcano=a mountain "
     "that can throw out hot melted rock"
 )
-RHYMES: list[list[str]] = [
+RHYMES: Sequence[Sequence[str]] = [
     group.split()
     for group in (
         "cat hat mat bat rat|dog fog log frog|tree bee sea free key|house mouse blouse|star car far jar|night light bright kite|"

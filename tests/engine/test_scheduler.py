@@ -6,12 +6,11 @@ import random
 
 import pytest
 
+from fakes import EchoRunner, FakeClock, echo_generate, make_request, make_scheduler, random_prompt
 from quire.engine.request import Request
 from quire.engine.sampling_params import SamplingParams
 from quire.engine.scheduler import ModelRunnerOutput, Scheduler, SchedulerOutput, TokenDelta
 from quire.errors import Overloaded
-
-from ..fakes import EchoRunner, FakeClock, echo_generate, make_request, make_scheduler, random_prompt
 
 
 def run_step(scheduler: Scheduler, runner: EchoRunner) -> tuple[SchedulerOutput, list[TokenDelta]]:

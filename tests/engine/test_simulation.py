@@ -10,11 +10,10 @@ import random
 
 import pytest
 
+from fakes import EchoRunner, FakeClock, echo_generate, make_request, make_scheduler, random_prompt
 from quire.engine.request import Request
 from quire.engine.scheduler import Scheduler
 from quire.errors import Overloaded
-
-from ..fakes import EchoRunner, FakeClock, echo_generate, make_request, make_scheduler, random_prompt
 
 
 class Day:

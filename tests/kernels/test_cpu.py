@@ -11,14 +11,15 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from kernel_inputs import Step, make_meta, make_step
 from torch import Tensor
 
+from kernel_inputs import Step, make_meta, make_step
 from quire.kernels import cpu, reference
 from quire.kernels.types import LinearWeight
 
 pytestmark = pytest.mark.skipif(
-    cpu.unavailable() is not None, reason="the C++ extension is not built: no compiler when quire was installed"
+    cpu.unavailable() is not None,
+    reason="the C++ extension is not built: no compiler when quire was installed",
 )
 
 FLOATS = (torch.float32, torch.bfloat16)
@@ -102,7 +103,10 @@ def test_a_column_of_linear_has_the_same_bits_in_any_weight(isa: str) -> None:
 
 
 def test_linear_takes_strided_rows_and_more_dimensions() -> None:
-    x, weight = random(6, 100, dtype=torch.float32), LinearWeight.from_dense(random(20, 32, dtype=torch.float32))
+    x, weight = (
+        random(6, 100, dtype=torch.float32),
+        LinearWeight.from_dense(random(20, 32, dtype=torch.float32)),
+    )
     expected = cpu.linear(x[:, 10:42].contiguous(), weight)
     assert torch.equal(cpu.linear(x[:, 10:42], weight), expected)
     assert torch.equal(cpu.linear(x[:, 10:42].reshape(2, 3, 32), weight), expected.view(2, 3, 20))
@@ -125,7 +129,9 @@ def test_linear_refuses_what_does_not_fit() -> None:
 
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("shape", [(1, 1), (32, 2), (33, 7), (100, 65), (64, 64)])
-def test_a_packed_weight_unpacks_to_the_same_bits(isa: str, shape: tuple[int, int], dtype: torch.dtype) -> None:
+def test_a_packed_weight_unpacks_to_the_same_bits(
+    isa: str, shape: tuple[int, int], dtype: torch.dtype
+) -> None:
     w = random(*shape, dtype=dtype)
     weight = LinearWeight.from_dense(w)
     packed = cpu.prepare(weight, release=True)
@@ -166,7 +172,10 @@ def test_norms(isa: str, size: int, dtype: torch.dtype) -> None:
     assert torch.equal(cpu.rms_norm(x[3:4], weight, 1e-5), cpu.rms_norm(x, weight, 1e-5)[3:4])
     wide = torch.cat((x, residual), -1)
     assert torch.equal(cpu.rms_norm(wide[:, :size], weight, 1e-5), cpu.rms_norm(x, weight, 1e-5))
-    assert torch.equal(cpu.add_rms_norm(x.view(3, 3, size), residual.view(3, 3, size), weight, 1e-5)[1], total.view(3, 3, size))
+    assert torch.equal(
+        cpu.add_rms_norm(x.view(3, 3, size), residual.view(3, 3, size), weight, 1e-5)[1],
+        total.view(3, 3, size),
+    )
 
 
 def test_a_norm_of_mixed_dtypes_is_promoted_as_by_the_reference() -> None:
@@ -189,7 +198,9 @@ def test_gates(isa: str, op: str, size: int, dtype: torch.dtype) -> None:
 
 
 def test_gates_at_the_edges_of_floats(isa: str) -> None:
-    gate = torch.tensor([-torch.inf, -3e38, -100, -88.8, -87.4, -1e-30, -0.0, 0, 1e-40, 60, 3e38, torch.inf, torch.nan])
+    gate = torch.tensor(
+        [-torch.inf, -3e38, -100, -88.8, -87.4, -1e-30, -0.0, 0, 1e-40, 60, 3e38, torch.inf, torch.nan]
+    )
     x = torch.cat((gate, torch.ones_like(gate)))
     for op in ("silu_and_mul", "gelu_and_mul"):
         actual, expected = getattr(cpu, op)(x), getattr(reference, op)(x)
@@ -204,7 +215,9 @@ def test_gates_at_the_edges_of_floats(isa: str) -> None:
 
 @pytest.mark.parametrize("cache_dtype", FLOATS)
 @pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize(("head_size", "rotary"), [(64, 64), (8, 8), (80, 32), (128, 128), (20, 10), (33, 30)])
+@pytest.mark.parametrize(
+    ("head_size", "rotary"), [(64, 64), (8, 8), (80, 32), (128, 128), (20, 10), (33, 30)]
+)
 @pytest.mark.parametrize("normed", [False, True])
 def test_rope_and_cache_write(
     isa: str, head_size: int, rotary: int, normed: bool, dtype: torch.dtype, cache_dtype: torch.dtype
@@ -227,7 +240,11 @@ def test_rope_refuses_to_write_outside_of_the_cache() -> None:
     step = make_step([5, 4], [5, 1])
     cos_sin = random(50, 16, dtype=torch.float32)
     before = step.kv_cache.clone()
-    for field, value, message in (("slot_mapping", 10**6, "slot"), ("slot_mapping", -1, "slot"), ("positions", 50, "position")):
+    for field, value, message in (
+        ("slot_mapping", 10**6, "slot"),
+        ("slot_mapping", -1, "slot"),
+        ("positions", 50, "position"),
+    ):
         kept = getattr(step.meta, field)
         wrong = kept.clone()
         wrong[-1] = value
@@ -248,7 +265,13 @@ SHAPES = [  # heads, KV heads, head size, block size
     (2, 1, 256, 8),
     (20, 1, 16, 1),
 ]
-OPTIONS = [{}, {"window": 5}, {"window": 300, "softcap": 20.0}, {"sinks": True}, {"softcap": 0.5, "window": 1, "sinks": True}]
+OPTIONS = [
+    {},
+    {"window": 5},
+    {"window": 300, "softcap": 20.0},
+    {"sinks": True},
+    {"softcap": 0.5, "window": 1, "sinks": True},
+]
 
 
 def attend(function: object, step: Step, options: dict[str, object]) -> Tensor:
@@ -260,15 +283,14 @@ def attend(function: object, step: Step, options: dict[str, object]) -> Tensor:
 
 
 @pytest.mark.parametrize("dtypes", [(a, b) for a in FLOATS for b in FLOATS], ids=str)
-@pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_paged_attention(
-    isa: str, shape: tuple[int, int, int, int], options: dict[str, object], dtypes: tuple[torch.dtype, torch.dtype]
+    isa: str, shape: tuple[int, int, int, int], dtypes: tuple[torch.dtype, torch.dtype]
 ) -> None:
     heads, kv_heads, head_size, block_size = shape
     step = make_step(
         [1, 7, 300, 600, 64, 256, 257],
-        [1, 7, 100, 1, 33, 0, 2],
+        [1, 7, 60, 1, 33, 0, 2],
         num_heads=heads,
         num_kv_heads=kv_heads,
         head_size=head_size,
@@ -276,7 +298,9 @@ def test_paged_attention(
         dtype=dtypes[0],
         cache_dtype=dtypes[1],
     )
-    assert_close(attend(cpu.paged_attention, step, options), attend(reference.paged_attention, step, options))
+    for options in OPTIONS:
+        expected = attend(reference.paged_attention, step, options)
+        assert_close(attend(cpu.paged_attention, step, options), expected)
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
@@ -289,11 +313,14 @@ def test_attention_of_a_token_has_the_same_bits_decoded_prefilled_or_chunked(
     whole = make_step([length], [length], num_heads=heads[0], num_kv_heads=heads[1], dtype=dtype)
     expected = attend(cpu.paged_attention, whole, options)
     for chunk in (1, 16, 100, 251):
-        for begin in range(0, length, chunk if chunk > 1 else 37):
+        for begin in range(0, length, max(chunk, 85)):
             end = min(length, begin + chunk)
             meta = make_meta([end], [end - begin], 16, whole.meta.block_tables)
             part = Step(whole.q[begin:end], whole.k, whole.v, whole.kv_cache, meta)
-            assert torch.equal(attend(cpu.paged_attention, part, options), expected[begin:end]), (chunk, begin)
+            assert torch.equal(attend(cpu.paged_attention, part, options), expected[begin:end]), (
+                chunk,
+                begin,
+            )
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
@@ -357,7 +384,9 @@ def everything(dtype: torch.dtype) -> list[Tensor]:
         step.kv_cache,
         cpu.paged_attention(step.q, step.kv_cache, step.meta, 0.25),
         # One long sequence: its chunks are computed by different threads and merged.
-        cpu.paged_attention(step.q[:1], step.kv_cache, make_meta([5000], [1], 16, step.meta.block_tables[2:]), 0.25),
+        cpu.paged_attention(
+            step.q[:1], step.kv_cache, make_meta([5000], [1], 16, step.meta.block_tables[2:]), 0.25
+        ),
     ]
 
 
@@ -402,14 +431,14 @@ def test_an_error_in_a_task_reaches_the_caller_and_the_pool_lives_on() -> None:
     everything(torch.float32)
 
 
-def _in_child(queue: multiprocessing.Queue[list[float]]) -> None:
-    queue.put([result.float().sum().item() for result in everything(torch.float32)])
+def _in_child(queue: multiprocessing.Queue[list[bytes]]) -> None:
+    queue.put([result.numpy().tobytes() for result in everything(torch.float32)])
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_a_forked_child_gets_threads_of_its_own() -> None:
     cpu.set_num_threads(2)
-    expected = [result.float().sum().item() for result in everything(torch.float32)]
+    expected = [result.numpy().tobytes() for result in everything(torch.float32)]
     torch_threads = torch.get_num_threads()
     torch.set_num_threads(1)  # torch's own threads do not survive a fork
     context = multiprocessing.get_context("fork")
@@ -445,7 +474,9 @@ def test_the_environment_forces_an_instruction_set() -> None:
 
 
 def test_importing_starts_no_threads() -> None:
-    code = "import os; from quire.kernels import _C; _C.num_threads(); print(len(os.listdir('/proc/self/task')))"
+    code = (
+        "import os; from quire.kernels import _C; _C.num_threads(); print(len(os.listdir('/proc/self/task')))"
+    )
     if not os.path.isdir("/proc/self/task"):
         pytest.skip("no /proc on this system")
     # Only the extension, without torch, whose threads would be counted too.

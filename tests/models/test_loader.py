@@ -111,9 +111,7 @@ def test_tied_embeddings_under_either_name(change: Callable[[Any], None], tied_f
     assert model.lm_head.weight is model.model.embed_tokens.weight
 
 
-def test_a_tied_head_that_differs_is_not_tied(
-    tied_folder: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_tied_head_that_differs_is_not_tied(tied_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     rewrite(tied_folder, lambda t: t.update({"lm_head.weight": t[EMBEDDING] + 1}))
     model = load(tied_folder)
     assert torch.equal(model.lm_head.weight.data, model.model.embed_tokens.weight.data + 1)

@@ -102,7 +102,14 @@ def test_dynamic_scaling_leaves_the_original_length_alone(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(
     ("scaling", "length"),
-    [("default", 128), ("linear", 384), ("dynamic", 128), ("llama3", 128), ("yarn", 128), ("yarn, mscale", 5120)],
+    [
+        ("default", 128),
+        ("linear", 384),
+        ("dynamic", 128),
+        ("llama3", 128),
+        ("yarn", 128),
+        ("yarn, mscale", 5120),
+    ],
 )
 def test_context_length(scaling: str, length: int, tmp_path: Path) -> None:
     assert write_config(tmp_path, {"rope_parameters": SCALINGS[scaling]}).context_length == length
