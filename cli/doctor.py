@@ -149,7 +149,7 @@ def _model(config: EngineConfig) -> Section:
             "weight_bytes": weight_bytes(choice),
         }
         check_weights_fit(config, choice)
-        section["kv_cache"] = plan_memory(config, choice, still_to_load=section["weight_bytes"]).describe()
+        section["kv_cache"] = plan_memory(config, choice, to_come=section["weight_bytes"]).describe()
     except (QuireError, ValueError) as error:
         section["error"] = str(error)
     return section

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ModelTooLarge
+from ..models.causal_lm import CausalLM
 from ..models.config import ModelConfig
 from ..models.hub import resolve_model
 from ..models.loader import load_model
@@ -30,6 +31,7 @@ from .memory import (
     plan_pool,
 )
 from .model_runner import ModelRunner
+from .profile import run_largest_step
 from .scheduler import Scheduler
 
 logger = logging.getLogger(__name__)
@@ -94,28 +96,16 @@ def build_engine(config: EngineConfig, *, progress: bool = False) -> tuple[Engin
     choice = choose(config)
     if choice.device.type == "cpu":
         _set_num_threads(config.num_threads or len(os.sched_getaffinity(0)))
-    started = time.monotonic()
-    check_weights_fit(config, choice)
-    model = load_model(
-        choice.folder,
-        choice.config,
-        device=choice.device,
-        dtype=choice.dtype,
-        max_model_len=choice.max_model_len,
-        load_format=config.load_format,
-        seed=config.seed or 0,
-        progress=progress,
-    )
-    logger.info("%s loaded in %.1f s", choice.config.architecture, time.monotonic() - started)
-    plan = plan_memory(config, choice)
-    logger.info("%s", plan.describe())
-    batched = config.max_num_batched_tokens or (
+    model = _load(config, choice, progress)
+    num_tokens = config.max_num_batched_tokens or (
         CPU_BATCHED_TOKENS if choice.device.type == "cpu" else GPU_BATCHED_TOKENS
     )
+    plan = plan_memory(config, choice, to_come=_activation_bytes(config, choice, model, num_tokens))
+    logger.info("%s", plan.describe())
     scheduler = Scheduler(
         BlockManager(plan.num_blocks, config.block_size, enable_prefix_caching=config.enable_prefix_caching),
         max_num_seqs=config.max_num_seqs,
-        max_num_batched_tokens=batched,
+        max_num_batched_tokens=num_tokens,
         max_num_waiting=config.max_num_waiting,
         clock=time.monotonic,
     )
@@ -135,21 +125,62 @@ def build_engine(config: EngineConfig, *, progress: bool = False) -> tuple[Engin
     return engine, choice, plan
 
 
-def plan_memory(config: EngineConfig, choice: ModelChoice, *, still_to_load: int = 0) -> MemoryPlan:
+def _load(config: EngineConfig, choice: ModelChoice, progress: bool) -> CausalLM:
+    started = time.monotonic()
+    check_weights_fit(config, choice)
+    model = load_model(
+        choice.folder,
+        choice.config,
+        device=choice.device,
+        dtype=choice.dtype,
+        max_model_len=choice.max_model_len,
+        load_format=config.load_format,
+        seed=config.seed or 0,
+        progress=progress,
+    )
+    logger.info("%s loaded in %.1f s", choice.config.architecture, time.monotonic() - started)
+    return model
+
+
+def _activation_bytes(config: EngineConfig, choice: ModelChoice, model: CausalLM, num_tokens: int) -> int:
+    """What the largest step takes on a GPU besides weights and cache, measured by running it.
+
+    On a CPU the fraction of memory that the pool leaves is for this too, and nothing is run.
+    """
+    if choice.device.type == "cpu":
+        return 0
+    torch.cuda.reset_peak_memory_stats(choice.device)
+    run_largest_step(
+        model,
+        kv_cache_shape(choice, config.block_size),
+        device=choice.device,
+        dtype=choice.dtype,
+        num_tokens=num_tokens,
+        num_seqs=config.max_num_seqs,
+        max_model_len=choice.max_model_len,
+    )
+    torch.cuda.synchronize(choice.device)
+    peak = torch.cuda.max_memory_reserved(choice.device)
+    torch.cuda.empty_cache()
+    return peak - torch.cuda.memory_reserved(choice.device)
+
+
+def plan_memory(config: EngineConfig, choice: ModelChoice, *, to_come: int = 0) -> MemoryPlan:
     """Sizes the block pool from the memory that is available now.
 
     Args:
         config: All settings.
         choice: The model.
-        still_to_load: Bytes of weights that are not loaded yet and will take free memory.
+        to_come: Bytes that are free now and will be taken by something else: activations, or
+            weights that are not loaded yet.
     """
     if choice.device.type == "cpu":
-        free = max(0, available_ram() - still_to_load)
+        free = max(0, available_ram() - to_come)
         budget = int(free * (config.memory_fraction or CPU_MEMORY_FRACTION))
     else:
         free, total = torch.cuda.mem_get_info(choice.device)
         allowed = int(total * (config.memory_fraction or GPU_MEMORY_FRACTION))
-        budget = max(0, allowed - (total - free) - still_to_load)
+        budget = max(0, allowed - (total - free) - to_come)
     return plan_pool(
         kv_cache_shape(choice, config.block_size),
         budget=budget,

@@ -109,8 +109,9 @@ def handle(engine: Engine, connection: Connection, message: ToEngine) -> None:
 def main() -> None:
     """Builds the engine that the parent asks for, and serves it."""
     _die_with_parent()
-    # The parent decides when to stop; a Ctrl-C in the terminal reaches this process too.
+    # The parent decides when to stop; a Ctrl-C, or a service manager, may signal this process too.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     logging.basicConfig(
         level=os.environ.get("QUIRE_LOG_LEVEL", "INFO").upper(),
         format="%(asctime)s %(levelname)s engine: %(message)s",

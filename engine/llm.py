@@ -6,7 +6,7 @@ import itertools
 import logging
 import time
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any, TypeVar, cast
 
 from ..errors import EngineError, InvalidRequest
@@ -73,7 +73,8 @@ class LLM:
 
         Args:
             prompts: One prompt or several.
-            sampling_params: For all prompts, or one for each; by default `SamplingParams()`.
+            sampling_params: For all prompts, or one for each; by default the model's own, see
+                `get_default_sampling_params`.
             use_tqdm: Whether to show a progress bar.
             priority: One number per prompt; lower ones run first.
 
@@ -81,7 +82,8 @@ class LLM:
             InvalidRequest: If a prompt or a parameter does not fit; then nothing is generated.
         """
         prompt_list = _as_list(prompts)
-        params_list = _one_each("sampling_params", sampling_params or SamplingParams(), len(prompt_list))
+        default = self.get_default_sampling_params()
+        params_list = _one_each("sampling_params", sampling_params or default, len(prompt_list))
         priorities = _one_each("priority", 0 if priority is None else priority, len(prompt_list))
         checked = [
             self._check(prompt, params) for prompt, params in zip(prompt_list, params_list, strict=True)
@@ -120,7 +122,7 @@ class LLM:
         self, prompt: Prompt, sampling_params: SamplingParams | None = None
     ) -> Generator[RequestOutput]:
         """Generates for one prompt, yielding deltas as they come. Closing the iterator aborts."""
-        token_ids, text, params = self._check(prompt, sampling_params or SamplingParams())
+        token_ids, text, params = self._check(prompt, sampling_params or self.get_default_sampling_params())
         request_id = self._add(token_ids, params, text, 0)
         try:
             finished = False
@@ -148,6 +150,11 @@ class LLM:
             **(chat_template_kwargs or {}),
         )
         return self.tokenizer.encode(text, add_special_tokens=False)
+
+    def get_default_sampling_params(self) -> SamplingParams:
+        """`SamplingParams()` with what the model's generation_config.json recommends."""
+        hints = asdict(self.model_config.generation)
+        return SamplingParams(**{name: value for name, value in hints.items() if value is not None})
 
     def get_tokenizer(self) -> Tokenizer:
         """The model's tokenizer."""

@@ -178,7 +178,17 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     address = y.data_ptr()
     weight = weight.contiguous()
     _C.rms_norm(
-        rows.data_ptr(), rows.stride(0), 0, 0, weight.data_ptr(), address, 0, _code(x), rows.shape[0], size, eps
+        rows.data_ptr(),
+        rows.stride(0),
+        0,
+        0,
+        weight.data_ptr(),
+        address,
+        0,
+        _code(x),
+        rows.shape[0],
+        size,
+        eps,
     )
     return y
 

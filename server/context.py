@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
+
+import anyio.to_thread
 
 from .settings import ServerSettings
 
 if TYPE_CHECKING:
     from ..engine.async_engine import AsyncEngine
     from .metrics import Metrics
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -23,11 +28,18 @@ class ServerContext:
     created: int = field(default_factory=lambda: int(time.time()))
     draining: bool = False
     num_in_flight: int = 0  # requests to anything but the probes
+    num_body_bytes: int = 0  # in bodies that are being read or parsed
 
     @property
     def model_name(self) -> str:
         """The name that clients use."""
         return self.engine.config.model_name
+
+    async def offload(self, num_bytes: int, work: Callable[[], T]) -> T:
+        """The result of `work`, which runs in a thread if it has more than a little to do."""
+        if num_bytes <= self.settings.inline_bytes:
+            return work()
+        return await anyio.to_thread.run_sync(work)
 
 
 @dataclass(slots=True)

@@ -13,7 +13,6 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
-import anyio.to_thread
 from starlette.types import Receive
 
 from ..engine.output_processor import merge
@@ -39,14 +38,15 @@ class Job:
     cache_salt: str | None = None
 
 
-async def encode(context: ServerContext, text: str, *, add_special_tokens: bool) -> list[int]:
-    """The tokens of a text. Raises `ContextLengthExceeded` without tokenising if it cannot fit."""
-    check_text_length(context, text)
+async def encode(
+    context: ServerContext, texts: Sequence[str], *, add_special_tokens: bool
+) -> list[list[int]]:
+    """The tokens of texts. Raises `ContextLengthExceeded` without tokenising if one cannot fit."""
+    for text in texts:
+        check_text_length(context, text)
     tokenizer = context.engine.tokenizer
-    if len(text) <= context.settings.inline_bytes:
-        return tokenizer.encode(text, add_special_tokens=add_special_tokens)
-    return await anyio.to_thread.run_sync(
-        lambda: tokenizer.encode(text, add_special_tokens=add_special_tokens)
+    return await context.offload(
+        sum(map(len, texts)), lambda: tokenizer.encode_batch(texts, add_special_tokens=add_special_tokens)
     )
 
 

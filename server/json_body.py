@@ -7,13 +7,12 @@ import re
 from collections.abc import Mapping
 from typing import TypeVar
 
-import anyio
-import anyio.to_thread
 import msgspec
 from starlette.requests import Request
 
-from ..errors import InvalidRequest, RequestTimeout, RequestTooLarge
+from ..errors import InvalidRequest, Overloaded, RequestTimeout, RequestTooLarge
 from . import strict_json
+from .context import ServerContext
 from .errors import ClientDisconnected, UnsupportedMediaType
 from .settings import ServerSettings
 
@@ -29,28 +28,32 @@ _MISSING = re.compile(r"^Object missing required field `(?P<name>.*)`$")
 
 
 async def read_message(
-    request: Request, message_type: type[T], settings: ServerSettings, *, unsupported: Unsupported
+    context: ServerContext, request: Request, message_type: type[T], *, unsupported: Unsupported
 ) -> T:
     """Reads and checks the body of a request; long ones are parsed in a thread.
 
     Raises `UnsupportedMediaType` (415), `RequestTooLarge` (413), `RequestTimeout` (408),
-    `InvalidRequest` (400), or `ClientDisconnected`.
+    `Overloaded` (429), `InvalidRequest` (400), or `ClientDisconnected`.
     """
-    body = await read_body(request, settings)
-    if len(body) <= settings.inline_bytes:
-        return parse_message(body, message_type, settings, unsupported)
-    return await anyio.to_thread.run_sync(parse_message, body, message_type, settings, unsupported)
+    body = bytearray()
+    try:
+        await _read_into(body, context, request)
+        return await context.offload(
+            len(body), lambda: parse_message(bytes(body), message_type, context.settings, unsupported)
+        )
+    finally:
+        context.num_body_bytes -= len(body)
 
 
-async def read_body(request: Request, settings: ServerSettings) -> bytes:
-    """The raw body, at most `max_body_bytes`, whether or not the client states its length."""
+async def _read_into(body: bytearray, context: ServerContext, request: Request) -> None:
+    """Takes in the raw body within the server's limits, whether or not the client states its length."""
     _check_media_type(request)
+    settings = context.settings
     limit = settings.max_body_bytes
     too_large = RequestTooLarge(f"the body may have at most {limit} bytes", code="body_too_large")
     length = request.headers.get("content-length", "0")
     if length.isdecimal() and int(length[:20]) > limit:
         raise too_large
-    body = bytearray()
     try:
         async with asyncio.timeout(settings.body_timeout):
             more = True
@@ -58,15 +61,18 @@ async def read_body(request: Request, settings: ServerSettings) -> bytes:
                 message = await request.receive()
                 if message["type"] == "http.disconnect":
                     raise ClientDisconnected
-                body += message.get("body", b"")
+                piece: bytes = message.get("body", b"")
                 more = message.get("more_body", False)
-                if len(body) > limit:
+                if len(body) + len(piece) > limit:
                     raise too_large
+                body += piece
+                context.num_body_bytes += len(piece)
+                if context.num_body_bytes > settings.max_buffered_bytes:
+                    raise Overloaded("the server holds too many unfinished requests in memory")
     except TimeoutError:
         raise RequestTimeout(
             f"the body did not arrive within {settings.body_timeout:g} s", code="body_timeout"
         ) from None
-    return bytes(body)
 
 
 def _check_media_type(request: Request) -> None:
@@ -120,4 +126,6 @@ def _invalid(text: str) -> InvalidRequest:
         return InvalidRequest(f"{param} is required", param=param, code="missing_parameter")
     if enum := _ENUM.match(reason):
         return InvalidRequest(f"{path}: {enum['value'][:120]} is not supported", param=path)
+    if reason.startswith("Expected `null`"):
+        return InvalidRequest(f"{path} is not supported yet; leave it out", param=path)
     return InvalidRequest(f"{path or 'the body'}: {reason[:1].lower()}{reason[1:]}", param=path or None)

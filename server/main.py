@@ -53,8 +53,13 @@ def serve(
     if settings.api_key is None:
         settings = replace(settings, api_key=read_api_key())
     check_bind_address(host, settings)
-    with logs.in_background(), _bind(host, port) as listening:
-        asyncio.run(_serve(config, listening, settings))
+    loop_factory = uvicorn.Config("", loop="auto").get_loop_factory()  # uvloop's if it is installed
+    with (
+        logs.in_background(),
+        _bind(host, port) as listening,
+        asyncio.Runner(loop_factory=loop_factory) as runner,
+    ):
+        runner.run(_serve(config, listening, settings))
 
 
 def _bind(host: str, port: int) -> socket.socket:

@@ -34,6 +34,7 @@ def describe(
     *,
     answer: type[msgspec.Struct],
     body: type[msgspec.Struct] | None = None,
+    path: Sequence[str] = (),
     errors: Sequence[int] = (),
     streams: bool = False,
 ) -> dict[str, Any]:
@@ -50,6 +51,10 @@ def describe(
     extra: dict[str, Any] = {}
     if body is not None:
         extra["requestBody"] = {"required": True, "content": {"application/json": {"schema": _ref(body)}}}
+    if path:
+        extra["parameters"] = [
+            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in path
+        ]
     return {"summary": summary, "responses": responses, "openapi_extra": extra}
 
 

@@ -22,6 +22,8 @@ class ServerSettings:
             the environment or from a file, never from the command line, where `ps` shows it.
         insecure: Allow an address that other machines reach without an API key.
         max_body_bytes: A larger body is refused with 413 while it is read.
+        max_buffered_bytes: Bodies that are being read or parsed, of all requests together; what
+            exceeds it is refused with 429.
         body_timeout: A body that takes longer is refused with 408.
         max_header_bytes: Request line and headers together; more is refused with 431.
         max_headers: The number of headers; more are refused with 431.
@@ -30,7 +32,7 @@ class ServerSettings:
         keep_alive_timeout: An idle connection is closed after this time.
         max_json_depth: Deeper JSON is refused.
         max_json_values: JSON with more values is refused: each costs some 60 bytes once parsed.
-        inline_bytes: A body or text longer than this is parsed or tokenised in a thread, so that
+        inline_bytes: What is longer than this is parsed, tokenised or written in a thread, so that
             the event loop goes on.
         max_prompts: Prompts in one request.
         max_sequences: Prompts times choices in one request.
@@ -43,6 +45,7 @@ class ServerSettings:
     api_key: str | None = field(default=None, repr=False)
     insecure: bool = False
     max_body_bytes: int = 16 * 1024 * 1024
+    max_buffered_bytes: int = 256 * 1024 * 1024
     body_timeout: float = 30.0
     max_header_bytes: int = 64 * 1024
     max_headers: int = 128

@@ -13,6 +13,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.envi
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
+
 import tiny_models
 
 ROOT = Path(__file__).parent.parent

@@ -9,6 +9,25 @@ from torch import Tensor
 
 from quire.kernels.types import AttentionMetadata
 
+FLOATS = (torch.float32, torch.bfloat16)
+
+# Relative to the largest value of the result. bf16 has 8 bits: one unit in the last place is 2^-8.
+TOLERANCE = {torch.float32: 3e-6, torch.bfloat16: 2**-8}
+
+
+def random(*shape: int, dtype: torch.dtype, seed: int = 0) -> Tensor:
+    """Normally distributed values."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def assert_close(actual: Tensor, expected: Tensor, tolerance: float | None = None) -> None:
+    """Dtype and shape are equal, and no value differs by more than the dtype's rounding explains."""
+    assert actual.dtype == expected.dtype
+    assert actual.shape == expected.shape
+    limit = (tolerance or TOLERANCE[expected.dtype]) * max(1e-30, expected.abs().max().item())
+    worst = (actual.double() - expected.double()).abs().max().item()
+    assert worst <= limit, f"differs by {worst:.3g}, {limit:.3g} is allowed"
+
 
 @dataclass(slots=True)
 class Step:
@@ -68,7 +87,9 @@ def make_step(
     generator = torch.Generator().manual_seed(seed)
     tables, num_blocks = make_tables(lengths, block_size, generator)
     tokens, width = sum(queries), num_heads + 2 * num_kv_heads
-    fused = torch.randn(tokens, width * head_size, generator=generator).to(dtype).view(tokens, width, head_size)
+    fused = (
+        torch.randn(tokens, width * head_size, generator=generator).to(dtype).view(tokens, width, head_size)
+    )
     q, k, v = fused.split([num_heads, num_kv_heads, num_kv_heads], 1)
     cache = torch.randn(2, num_blocks, num_kv_heads, block_size, head_size, generator=generator)
     return Step(q, k, v, cache.to(cache_dtype or dtype), make_meta(lengths, queries, block_size, tables))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterator
 
-import anyio.to_thread
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
@@ -19,6 +18,7 @@ from ..sse import event, open_stream
 from .chunks import ChunkEncoder
 from .common import (
     Envelope,
+    answer_bytes,
     check_common,
     check_metadata,
     finish_reason,
@@ -49,9 +49,7 @@ RESERVED_VARIABLES = frozenset(
 
 async def create_chat_completion(context: ServerContext, request: Request) -> Response:
     """Answers one request, streamed or whole."""
-    body = await read_message(
-        request, ChatCompletionRequest, context.settings, unsupported=UNSUPPORTED_IN_CHAT
-    )
+    body = await read_message(context, request, ChatCompletionRequest, unsupported=UNSUPPORTED_IN_CHAT)
     try:
         return await _answer(context, request, body)
     except InvalidRequest as error:
@@ -72,18 +70,22 @@ async def _answer(context: ServerContext, request: Request, body: ChatCompletion
         events = _events(writer, body, job, deltas, envelope, record)
         return await open_stream(context, request, deltas, events)
     ((_, output),) = await while_connected(request.receive, collect(run(context, record, job)))
-    answer = ChatCompletion(
-        id=envelope.id,
-        created=envelope.created,
-        model=envelope.model,
-        choices=[writer.whole(part) for part in output.outputs],
-        usage=usage(record),
-    )
-    if body.return_token_ids:
-        answer.prompt_token_ids = output.prompt_token_ids
-    if body.prompt_logprobs is not None and output.prompt_logprobs is not None:
-        answer.prompt_logprobs = prompt_logprobs(output.prompt_logprobs, body.prompt_logprobs)
-    return Response(msgspec.json.encode(answer), media_type="application/json")
+
+    def write() -> bytes:
+        answer = ChatCompletion(
+            id=envelope.id,
+            created=envelope.created,
+            model=envelope.model,
+            choices=[writer.whole(part) for part in output.outputs],
+            usage=usage(record),
+        )
+        if body.return_token_ids:
+            answer.prompt_token_ids = output.prompt_token_ids
+        if body.prompt_logprobs is not None and output.prompt_logprobs is not None:
+            answer.prompt_logprobs = prompt_logprobs(output.prompt_logprobs, body.prompt_logprobs)
+        return msgspec.json.encode(answer)
+
+    return Response(await context.offload(answer_bytes(output), write), media_type="application/json")
 
 
 async def _job(context: ServerContext, request: Request, body: ChatCompletionRequest) -> Job:
@@ -95,8 +97,8 @@ async def _job(context: ServerContext, request: Request, body: ChatCompletionReq
         logprobs=_num_logprobs(body),
         prompt_logprobs=body.prompt_logprobs,
     )
-    tokens = await encode(
-        context, await render_prompt(context, body), add_special_tokens=body.add_special_tokens is True
+    (tokens,) = await encode(
+        context, [await render_prompt(context, body)], add_special_tokens=body.add_special_tokens is True
     )
     return Job(
         prompts=[tokens], params=[params], priority=priority(request, body), cache_salt=body.cache_salt
@@ -161,9 +163,7 @@ async def render_prompt(context: ServerContext, body: ChatCompletionRequest) -> 
         text = template.render(messages, add_generation_prompt=add_generation_prompt, **variables)
         return _cut_after(text, messages[-1]["content"]) if unfinished else text
 
-    if sum(len(message["content"]) for message in messages) <= context.settings.inline_bytes:
-        return render()
-    return await anyio.to_thread.run_sync(render)
+    return await context.offload(sum(len(message["content"]) for message in messages), render)
 
 
 def _plain(message: Message) -> dict[str, str]:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from starlette.requests import Request
 
-from ...engine.outputs import CompletionOutput, TokenLogprobs
+from ...engine.outputs import CompletionOutput, RequestOutput, TokenLogprobs
 from ...errors import InvalidRequest
 from ..context import RequestRecord, ServerContext
 from ..gate import check_request_id
@@ -108,6 +108,14 @@ def usage(record: RequestRecord) -> Usage:
         prompt_tokens_details=PromptTokensDetails(record.num_cached_tokens),
         completion_tokens_details=CompletionTokensDetails(0),
     )
+
+
+def answer_bytes(output: RequestOutput) -> int:
+    """About how long an output becomes as JSON: texts are short, log-probabilities are not."""
+    entries = sum(map(len, filter(None, output.prompt_logprobs or ())))
+    for part in output.outputs:
+        entries += sum(map(len, part.logprobs or ()))
+    return 50 * entries + sum(len(part.text) for part in output.outputs)
 
 
 def prompt_logprobs(entries: list[TokenLogprobs | None], num_top: int) -> PromptLogprobs:

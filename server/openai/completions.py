@@ -17,7 +17,16 @@ from ..generation import Batch, DeltaStream, Job, collect, encode, run, while_co
 from ..json_body import read_message
 from ..sse import event, open_stream
 from .chunks import ChunkEncoder
-from .common import Envelope, check_common, finish_reason, new_envelope, priority, prompt_logprobs, usage
+from .common import (
+    Envelope,
+    answer_bytes,
+    check_common,
+    finish_reason,
+    new_envelope,
+    priority,
+    prompt_logprobs,
+    usage,
+)
 from .logprobs import TextOffsets, add_logprobs
 from .params import or_default, sampling_params
 from .protocol import (
@@ -34,25 +43,31 @@ DEFAULT_MAX_TOKENS = 16
 async def create_completion(context: ServerContext, request: Request) -> Response:
     """Answers one request, streamed or whole."""
     record: RequestRecord = request.state.record
-    body = await read_message(
-        request, CompletionRequest, context.settings, unsupported=UNSUPPORTED_IN_COMPLETIONS
-    )
+    body = await read_message(context, request, CompletionRequest, unsupported=UNSUPPORTED_IN_COMPLETIONS)
     check_common(context, request, body)
     job = await _job(context, request, body)
     envelope = new_envelope(context, f"cmpl-{record.request_id}")
     writer = _Writer(context, body)
     if body.stream:
         deltas = DeltaStream(run(context, record, job))
-        return await open_stream(context, request, deltas, _events(writer, body, deltas, envelope, record))
+        return await open_stream(
+            context, request, deltas, _events(context, writer, body, deltas, envelope, record)
+        )
     totals = await while_connected(request.receive, collect(run(context, record, job)))
-    response = CompletionResponse(
-        id=envelope.id,
-        created=envelope.created,
-        model=envelope.model,
-        choices=[choice for index, output in totals for choice in writer.whole(index, output)],
-        usage=usage(record),
-    )
-    return Response(msgspec.json.encode(response), media_type="application/json")
+
+    def write() -> bytes:
+        return msgspec.json.encode(
+            CompletionResponse(
+                id=envelope.id,
+                created=envelope.created,
+                model=envelope.model,
+                choices=[choice for index, output in totals for choice in writer.whole(index, output)],
+                usage=usage(record),
+            )
+        )
+
+    size = sum(answer_bytes(output) for _, output in totals)
+    return Response(await context.offload(size, write), media_type="application/json")
 
 
 async def _job(context: ServerContext, request: Request, body: CompletionRequest) -> Job:
@@ -64,13 +79,9 @@ async def _job(context: ServerContext, request: Request, body: CompletionRequest
             f"got {len(prompts)} × {params.n}",
             param="n",
         )
-    add_special_tokens = body.add_special_tokens is not False
-    tokens = [
-        await encode(context, prompt, add_special_tokens=add_special_tokens)
-        if isinstance(prompt, str)
-        else prompt
-        for prompt in prompts
-    ]
+    texts = [prompt for prompt in prompts if isinstance(prompt, str)]
+    encoded = iter(await encode(context, texts, add_special_tokens=body.add_special_tokens is not False))
+    tokens = [next(encoded) if isinstance(prompt, str) else prompt for prompt in prompts]
     limit = context.engine.max_model_len
     return Job(
         prompts=tokens,
@@ -208,7 +219,12 @@ class _Writer:
 
 
 async def _events(
-    writer: _Writer, body: CompletionRequest, deltas: DeltaStream, envelope: Envelope, record: RequestRecord
+    context: ServerContext,
+    writer: _Writer,
+    body: CompletionRequest,
+    deltas: DeltaStream,
+    envelope: Envelope,
+    record: RequestRecord,
 ) -> AsyncGenerator[bytes, None]:
     with_usage = body.stream_options is not None and body.stream_options.include_usage is True
     last = CompletionResponse(
@@ -216,7 +232,11 @@ async def _events(
     )
     encode_chunk = ChunkEncoder(last if with_usage else msgspec.structs.replace(last, usage=msgspec.UNSET))
     async for batch in deltas:
-        if data := b"".join(map(encode_chunk, writer.deltas(batch))):
+        if data := await context.offload(
+            # Only the scores of a prompt are long: they come in one piece.
+            sum(answer_bytes(output) for _, output in batch if output.prompt_logprobs is not None),
+            lambda batch=batch: b"".join(map(encode_chunk, writer.deltas(batch))),
+        ):
             yield data
     if with_usage:
         last.usage = usage(record)

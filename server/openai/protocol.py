@@ -27,7 +27,7 @@ UNSUPPORTED: dict[str, tuple[object, ...]] = {
     "truncate_prompt_tokens": (),
     "use_beam_search": (False,),
 }
-UNSUPPORTED_IN_COMPLETIONS = UNSUPPORTED | {"suffix": ()}
+UNSUPPORTED_IN_COMPLETIONS = UNSUPPORTED | {"suffix": ("",)}
 UNSUPPORTED_IN_CHAT = UNSUPPORTED | {
     "audio": (),
     "function_call": (),
@@ -104,11 +104,16 @@ class TextPart(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class Message(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """One turn of a conversation."""
+    """One turn of a conversation. The fields that must be null are there when an answer is sent back."""
 
     role: Literal["system", "developer", "user", "assistant"]
     content: str | list[TextPart]
     name: str | None = None
+    annotations: None = None
+    audio: None = None
+    function_call: None = None
+    refusal: None = None
+    tool_calls: None = None
 
 
 class ChatCompletionRequest(SamplingFields, kw_only=True):

@@ -38,7 +38,9 @@ def openai_routes(context: ServerContext) -> APIRouter:
         return models.list_models(context)
 
     # A model's name may hold slashes.
-    @router.get("/models/{model:path}", **describe("Describe a model", answer=Model, errors=(404,)))
+    @router.get(
+        "/models/{model:path}", **describe("Describe a model", answer=Model, path=("model",), errors=(404,))
+    )
     async def get_model(request: Request) -> Response:
         return models.get_model(context, request.path_params["model"])
 

@@ -46,7 +46,7 @@ async def collect(engine: AsyncEngine, prompt: list[int], params: SamplingParams
 
 async def until(condition: Callable[[], bool]) -> None:
     """Waits for something that must come true; the test's own runner has the patience limit."""
-    while not condition():  # noqa: ASYNC110, what is waited for sends no event
+    while not condition():
         await asyncio.sleep(0.01)
 
 

@@ -1,19 +1,18 @@
-"""The C++ column: every op against the reference on every instruction set, and the same bits in any company."""
+"""The C++ column: linear, norms, gates, RoPE and the choice of instruction set.
+
+Every op against the reference on every instruction set, and the same bits in any company.
+"""
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
 
 import pytest
 import torch
-from torch import Tensor
 
-from kernel_inputs import Step, make_meta, make_step
+from kernel_inputs import FLOATS, assert_close, make_step, random
 from quire.kernels import cpu, reference
 from quire.kernels.types import LinearWeight
 
@@ -21,49 +20,6 @@ pytestmark = pytest.mark.skipif(
     cpu.unavailable() is not None,
     reason="the C++ extension is not built: no compiler when quire was installed",
 )
-
-FLOATS = (torch.float32, torch.bfloat16)
-# Relative to the largest value of the result. bf16 rounds to 8 bits: one unit in the last place is 2^-8.
-TOLERANCE = {torch.float32: 3e-6, torch.bfloat16: 2**-8}
-
-ISAS = ("plain", "avx2", "avx512", "avx512+bf16")
-
-
-@pytest.fixture(params=ISAS)
-def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Runs the test on each instruction set that this CPU has."""
-    from quire.kernels import _C
-
-    name, _, bf16 = request.param.partition("+")
-    if name != "plain" and not cpu.cpu_features()[name]:
-        pytest.skip(f"this CPU has no {name}")
-    if bf16 and not cpu.cpu_features()["avx512_bf16"]:
-        pytest.skip("this CPU has no bf16 dot products")
-    _C.set_isa(name, bool(bf16))
-    yield request.param
-    _C.set_isa("", True)
-
-
-@pytest.fixture(autouse=True)
-def _restore_threads() -> Iterator[None]:
-    before = cpu.num_threads()
-    yield
-    cpu.set_num_threads(before)
-
-
-def random(*shape: int, dtype: torch.dtype, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
-
-
-def assert_close(actual: Tensor, expected: Tensor, tolerance: float | None = None) -> None:
-    assert actual.dtype == expected.dtype
-    assert actual.shape == expected.shape
-    limit = (tolerance or TOLERANCE[expected.dtype]) * max(1e-30, expected.abs().max().item())
-    worst = (actual.double() - expected.double()).abs().max().item()
-    assert worst <= limit, f"differs by {worst:.3g}, {limit:.3g} is allowed"
-
-
-# --- linear ------------------------------------------------------------------------------------------------
 
 LINEAR_SHAPES = [(1, 1, 1), (1, 64, 64), (3, 172, 64), (5, 64, 172), (7, 33, 65), (14, 100, 17), (15, 31, 96)]
 LINEAR_SHAPES += [(29, 96, 97), (130, 257, 896), (1100, 40, 24)]
@@ -155,9 +111,6 @@ def test_a_poisoned_row_of_linear_keeps_to_itself(isa: str, dtype: torch.dtype, 
     assert torch.equal(y, clean)
 
 
-# --- row-wise ops ------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("size", [1, 8, 16, 63, 64, 100, 896, 4097])
 def test_norms(isa: str, size: int, dtype: torch.dtype) -> None:
@@ -210,9 +163,6 @@ def test_gates_at_the_edges_of_floats(isa: str) -> None:
         cpu.silu_and_mul(torch.ones(3))
 
 
-# --- rope_and_cache_write ----------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("cache_dtype", FLOATS)
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize(
@@ -255,205 +205,6 @@ def test_rope_refuses_to_write_outside_of_the_cache() -> None:
     assert torch.equal(step.kv_cache, before)
 
 
-# --- paged_attention ---------------------------------------------------------------------------------------
-
-SHAPES = [  # heads, KV heads, head size, block size
-    (14, 2, 64, 16),
-    (4, 4, 8, 4),
-    (6, 2, 80, 32),
-    (3, 1, 33, 16),
-    (2, 1, 256, 8),
-    (20, 1, 16, 1),
-]
-OPTIONS = [
-    {},
-    {"window": 5},
-    {"window": 300, "softcap": 20.0},
-    {"sinks": True},
-    {"softcap": 0.5, "window": 1, "sinks": True},
-]
-
-
-def attend(function: object, step: Step, options: dict[str, object]) -> Tensor:
-    arguments = dict(options)
-    if arguments.get("sinks"):
-        arguments["sinks"] = random(step.q.shape[1], dtype=torch.float32, seed=5)
-    assert callable(function)
-    return function(step.q, step.kv_cache, step.meta, step.q.shape[2] ** -0.5, **arguments)
-
-
-@pytest.mark.parametrize("dtypes", [(a, b) for a in FLOATS for b in FLOATS], ids=str)
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_paged_attention(
-    isa: str, shape: tuple[int, int, int, int], dtypes: tuple[torch.dtype, torch.dtype]
-) -> None:
-    heads, kv_heads, head_size, block_size = shape
-    step = make_step(
-        [1, 7, 300, 600, 64, 256, 257],
-        [1, 7, 60, 1, 33, 0, 2],
-        num_heads=heads,
-        num_kv_heads=kv_heads,
-        head_size=head_size,
-        block_size=block_size,
-        dtype=dtypes[0],
-        cache_dtype=dtypes[1],
-    )
-    for options in OPTIONS:
-        expected = attend(reference.paged_attention, step, options)
-        assert_close(attend(cpu.paged_attention, step, options), expected)
-
-
-@pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("options", OPTIONS, ids=str)
-@pytest.mark.parametrize("heads", [(7, 1), (2, 2)])
-def test_attention_of_a_token_has_the_same_bits_decoded_prefilled_or_chunked(
-    isa: str, options: dict[str, object], dtype: torch.dtype, heads: tuple[int, int]
-) -> None:
-    length = 600
-    whole = make_step([length], [length], num_heads=heads[0], num_kv_heads=heads[1], dtype=dtype)
-    expected = attend(cpu.paged_attention, whole, options)
-    for chunk in (1, 16, 100, 251):
-        for begin in range(0, length, max(chunk, 85)):
-            end = min(length, begin + chunk)
-            meta = make_meta([end], [end - begin], 16, whole.meta.block_tables)
-            part = Step(whole.q[begin:end], whole.k, whole.v, whole.kv_cache, meta)
-            assert torch.equal(attend(cpu.paged_attention, part, options), expected[begin:end]), (
-                chunk,
-                begin,
-            )
-
-
-@pytest.mark.parametrize("dtype", FLOATS)
-def test_attention_of_a_sequence_has_the_same_bits_in_any_batch(isa: str, dtype: torch.dtype) -> None:
-    lengths, queries = [300, 20, 1000, 64, 513], [1, 20, 1, 33, 257]
-    step = make_step(lengths, queries, dtype=dtype)
-    whole = cpu.paged_attention(step.q, step.kv_cache, step.meta, 0.25)
-    starts = step.meta.query_start.tolist()
-    for s, (length, count) in enumerate(zip(lengths, queries, strict=True)):
-        alone = make_meta([length], [count], 16, step.meta.block_tables[s : s + 1])
-        rows = slice(starts[s], starts[s + 1])
-        assert torch.equal(cpu.paged_attention(step.q[rows], step.kv_cache, alone, 0.25), whole[rows])
-
-
-@pytest.mark.parametrize("dtype", FLOATS)
-def test_what_a_query_must_not_see_does_not_touch_it(isa: str, dtype: torch.dtype) -> None:
-    """NaN in later tokens, behind the window, in other sequences and in unwritten slots stays there."""
-    step = make_step([40, 600], [40, 300], dtype=dtype)
-    clean = cpu.paged_attention(step.q, step.kv_cache, step.meta, 0.25, window=50)
-    cache = step.kv_cache
-    used = torch.zeros(cache.shape[1] * 16, dtype=torch.bool)
-    table = step.meta.block_tables
-    for s, (first, last) in enumerate(((0, 30), (300 - 49, 500))):
-        for position in range(first, last):
-            used[int(table[s, position // 16]) * 16 + position % 16] = True
-    unused = ~used.view(cache.shape[1], 1, 16, 1).expand(cache.shape[1:])
-    poisoned = cache.masked_fill(unused, torch.nan)
-    y = cpu.paged_attention(step.q, poisoned, step.meta, 0.25, window=50)
-    assert torch.equal(y[:30], clean[:30])
-    assert torch.equal(y[40 : 40 + 200], clean[40 : 40 + 200])
-    assert y[30:40].isnan().all()
-    assert y[240:].isnan().all()
-
-
-def test_attention_refuses_a_block_table_that_leaves_the_cache() -> None:
-    step = make_step([40, 100], [1, 3])
-    step.meta.block_tables[1, 2] = step.kv_cache.shape[1]
-    with pytest.raises(IndexError, match="block"):
-        cpu.paged_attention(step.q, step.kv_cache, step.meta, 1.0)
-    cpu.paged_attention(step.q, step.kv_cache, step.meta, 1.0, window=20)  # that block is never read
-    step.meta.seq_lens[1] = 10**6
-    with pytest.raises(IndexError, match="table"):
-        cpu.paged_attention(step.q, step.kv_cache, step.meta, 1.0)
-
-
-# --- threads -----------------------------------------------------------------------------------------------
-
-
-def everything(dtype: torch.dtype) -> list[Tensor]:
-    """One result of each op, large enough to be split over threads."""
-    x, weight = random(70, 301, dtype=dtype), LinearWeight.from_dense(random(1000, 301, dtype=dtype))
-    step = make_step([700, 90, 5000], [300, 90, 1], dtype=dtype)
-    cos_sin = random(5000, 16, dtype=torch.float32)
-    norm = random(301, dtype=dtype, seed=3)
-    return [
-        cpu.linear(x, weight),
-        cpu.linear(x[:1], weight),
-        cpu.rms_norm(x, norm, 1e-6),
-        cpu.silu_and_mul(x[:, :300]),
-        cpu.rope_and_cache_write(step.q, step.k, step.v, cos_sin, step.kv_cache, step.meta),
-        step.kv_cache,
-        cpu.paged_attention(step.q, step.kv_cache, step.meta, 0.25),
-        # One long sequence: its chunks are computed by different threads and merged.
-        cpu.paged_attention(
-            step.q[:1], step.kv_cache, make_meta([5000], [1], 16, step.meta.block_tables[2:]), 0.25
-        ),
-    ]
-
-
-@pytest.mark.parametrize("dtype", FLOATS)
-def test_results_do_not_depend_on_the_number_of_threads(isa: str, dtype: torch.dtype) -> None:
-    cpu.set_num_threads(1)
-    expected = everything(dtype)
-    for threads in (2, 3, 5):
-        cpu.set_num_threads(threads)
-        assert cpu.num_threads() == threads
-        for _ in range(3):
-            for actual, wanted in zip(everything(dtype), expected, strict=True):
-                assert torch.equal(actual, wanted)
-
-
-def test_ops_may_be_called_from_several_threads_at_once() -> None:
-    cpu.set_num_threads(3)
-    expected = everything(torch.float32)
-    failures: list[str] = []
-
-    def work() -> None:
-        for _ in range(5):
-            for i, (actual, wanted) in enumerate(zip(everything(torch.float32), expected, strict=True)):
-                if not torch.equal(actual, wanted):
-                    failures.append(f"result {i} differs")
-
-    threads = [threading.Thread(target=work) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert failures == []
-
-
-def test_an_error_in_a_task_reaches_the_caller_and_the_pool_lives_on() -> None:
-    step = make_step([40], [1])
-    step.meta.block_tables[0, 0] = -5
-    with pytest.raises(IndexError):
-        cpu.paged_attention(step.q, step.kv_cache, step.meta, 1.0)
-    with pytest.raises(ValueError, match="at least 1"):
-        cpu.set_num_threads(0)
-    everything(torch.float32)
-
-
-def _in_child(queue: multiprocessing.Queue[list[bytes]]) -> None:
-    queue.put([result.numpy().tobytes() for result in everything(torch.float32)])
-
-
-@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
-def test_a_forked_child_gets_threads_of_its_own() -> None:
-    cpu.set_num_threads(2)
-    expected = [result.numpy().tobytes() for result in everything(torch.float32)]
-    torch_threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # torch's own threads do not survive a fork
-    context = multiprocessing.get_context("fork")
-    queue = context.Queue()
-    child = context.Process(target=_in_child, args=(queue,))
-    child.start()
-    assert queue.get() == expected
-    child.join()
-    assert child.exitcode == 0
-    torch.set_num_threads(torch_threads)
-
-
-# --- the choice of instruction set -------------------------------------------------------------------------
-
-
 def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", code],
@@ -474,19 +225,17 @@ def test_the_environment_forces_an_instruction_set() -> None:
 
 
 def test_importing_starts_no_threads() -> None:
-    code = (
-        "import os; from quire.kernels import _C; _C.num_threads(); print(len(os.listdir('/proc/self/task')))"
-    )
     if not os.path.isdir("/proc/self/task"):
         pytest.skip("no /proc on this system")
+    from quire.kernels import _C
+
     # Only the extension, without torch, whose threads would be counted too.
-    code = code.replace("from quire.kernels import _C", _LOAD_EXTENSION_ALONE)
-    assert run_python(code).stdout.strip() == "1"
-
-
-_LOAD_EXTENSION_ALONE = f"""
-import importlib.machinery, importlib.util
-loader = importlib.machinery.ExtensionFileLoader("_C", {getattr(getattr(cpu, "_C", None), "__file__", "")!r})
+    code = f"""
+import importlib.machinery, importlib.util, os
+loader = importlib.machinery.ExtensionFileLoader("_C", {_C.__file__!r})
 _C = importlib.util.module_from_spec(importlib.util.spec_from_loader("_C", loader))
 loader.exec_module(_C)
+_C.num_threads()
+print(len(os.listdir("/proc/self/task")))
 """
+    assert run_python(code).stdout.strip() == "1"

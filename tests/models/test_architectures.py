@@ -1,4 +1,4 @@
-"""Every architecture against transformers: logits in one pass, in chunks and batches through the paged cache."""
+"""Every architecture against transformers: logits in one pass, and in chunks through the paged cache."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny_models
 import torch
 from torch import Tensor
 
+import tiny_models
 from quire.kernels.types import AttentionMetadata
 from quire.models.causal_lm import CausalLM
 from quire.models.config import ModelConfig

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,8 +11,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models
 
-from quire.models.tokenizer import Tokenizer
 from quire.models.token_stream import LibraryTokenStream
+from quire.models.tokenizer import Tokenizer
 
 LLAMA2_BYTES = 3
 

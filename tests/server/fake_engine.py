@@ -142,15 +142,13 @@ class FakeEngine:
             limit = self.max_model_len - len(prompt)
         ends = step == self.answer_tokens and not params.ignore_eos
         token = EOS if ends else prompt[(step + choice) % len(prompt)]
-        scores = [_logprobs(each, params.prompt_logprobs or 0, choice) for each in prompt[1:]]
         delta = TokenDelta(
             choice_id,
             [] if limit == 0 else [token],
             self.num_cached_tokens,
-            prompt_logprobs=scores
-            if step == 0 and choice == 0 and params.prompt_logprobs is not None
-            else (),
         )
+        if step == 0 and choice == 0 and params.prompt_logprobs is not None:
+            delta.prompt_logprobs = [_logprobs(each, params.prompt_logprobs, choice) for each in prompt[1:]]
         if params.logprobs is not None and delta.token_ids:
             delta.logprobs = [_logprobs(token, params.logprobs, choice)]
         if ends or token in params.stop_token_ids:

@@ -7,9 +7,12 @@ import gzip
 import json
 from collections.abc import AsyncIterator
 
+import httpx
 import pytest
 
-from .conftest import Served, serve_in_process
+from quire.server.settings import ServerSettings
+
+from .conftest import Served, serve_in_process, until
 
 HUGE = 2**63
 
@@ -269,6 +272,32 @@ async def test_large_bodies(served: Served) -> None:
             await served.client.post("/v1/completions", content=content, headers=headers), 413
         )
         assert error["type"] == "request_too_large"
+
+
+async def test_bodies_in_memory_are_limited_together() -> None:
+    """While one long body is being read, another one is refused; afterwards it is accepted."""
+    async with serve_in_process(settings=ServerSettings(max_buffered_bytes=150_000)) as served:
+        going = asyncio.Event()
+
+        async def slow() -> AsyncIterator[bytes]:
+            yield b" " * 100_000
+            await going.wait()
+            yield b'{"prompt": "a"}'
+
+        headers = {"content-type": "application/json"}
+
+        def send(content: AsyncIterator[bytes]) -> asyncio.Task[httpx.Response]:
+            return asyncio.create_task(
+                served.client.post("/v1/completions", content=content, headers=headers)
+            )
+
+        first = send(slow())
+        await until(lambda: served.context.num_body_bytes == 100_000, "the first is being read")
+        error = await refusal(await send(stream_of(100_000)), 429)
+        assert error["type"] == "overloaded"
+        going.set()
+        assert (await first).status_code == 200
+        assert served.context.num_body_bytes == 0
 
 
 async def test_media_types(served: Served) -> None:

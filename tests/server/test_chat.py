@@ -49,6 +49,13 @@ async def test_messages_reach_the_template(served: Served) -> None:
     assert prompts(served) == ["[system]be brief\n[user Ann]a\nb\n[assistant]c\n[user]d\n[assistant]"]
 
 
+async def test_an_answer_can_be_sent_back_as_it_came(served: Served) -> None:
+    message = (await served.chat(messages=HI)).json()["choices"][0]["message"]
+    nulls = {"tool_calls": None, "function_call": None, "audio": None, "annotations": None}
+    for turn in (message, message | nulls):
+        assert (await served.chat(messages=[*HI, turn, *HI])).status_code == 200
+
+
 async def test_the_context_is_the_default_limit(served: Served) -> None:
     answer = (await served.chat(ignore_eos=True)).json()
     assert served.engine.seen[0][1].max_tokens is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import random
 import signal
@@ -166,20 +167,18 @@ async def test_clients_that_disconnect_disturb_nobody(client: httpx.AsyncClient,
 
 async def test_32_streams_among_200_passers_by(client: httpx.AsyncClient) -> None:
     seed = random.randrange(1 << 32)
-    print(f"seed {seed}")
     rng = random.Random(seed)
     streams = asyncio.create_task(answers(client, range(32), 120))
 
     async def pass_by(number: int, delay: float, patience: float) -> None:
         await asyncio.sleep(delay)
         body = question(2000 + number, 300) | {"stream": number % 2 == 0}
-        with pytest.raises((TimeoutError, httpx.TransportError)):
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(patience):
                 await client.post("/v1/chat/completions", json=body)
-                raise TimeoutError  # it was answered before it lost its patience
 
     await asyncio.gather(*(pass_by(n, rng.uniform(0, 4), rng.uniform(0, 2)) for n in range(200)))
-    assert all(await streams)
+    assert all(await streams), f"seed {seed}"
 
 
 async def test_death_of_the_engine(tmp_path) -> None:
@@ -229,7 +228,10 @@ async def test_oversubscription_and_drain(tmp_path) -> None:
     try:
         async with server.client() as client:
             numbers = range(40)
-            undisturbed = [await answer(client, question(number, 120)) for number in numbers]
+            undisturbed: list[str] = []
+            for start in range(0, len(numbers), 4):  # four of them just fit
+                undisturbed += await answers(client, numbers[start : start + 4], 120)
+            assert (await metrics(client))["num_preemptions_total"] == 0
             refused = 0
 
             async def ask(number: int) -> str | None:
