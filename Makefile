@@ -50,7 +50,7 @@ $(VENV)/torch.stamp: constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@if [ "$$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null 2>&1; then \
 		echo "No NVIDIA GPU here: installing torch $(TORCH)+cpu"; \
-		$(PIP) --retries 1 --timeout 15 --extra-index-url $(CPU_INDEX) --no-deps "torch==$(TORCH)+cpu" \
+		$(PIP) --retries 0 --timeout 15 --extra-index-url $(CPU_INDEX) --no-deps "torch==$(TORCH)+cpu" \
 			|| echo "No CPU build of torch $(TORCH) could be had; taking PyPI's"; \
 	fi
 	@touch $@

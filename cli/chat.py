@@ -8,7 +8,8 @@ import sys
 import threading
 from collections.abc import Generator
 from contextlib import closing, contextmanager, suppress
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from ..engine.config import EngineConfig
 from ..engine.sampling_params import SamplingParams
@@ -81,11 +82,16 @@ def noticing_ctrl_c() -> Generator[threading.Event]:
         signal.signal(signal.SIGINT, before)
 
 
-@takes(config=ENGINE.but(model="embedded"), params=SAMPLING)
-def chat(config: EngineConfig, params: SamplingParams, log_level: LogLevel = "warning") -> None:
-    """Talk to a model in the terminal."""
+@takes(config=ENGINE.but(model="embedded"), sampling=SAMPLING)
+def chat(config: EngineConfig, sampling: dict[str, Any], log_level: LogLevel = "warning") -> None:
+    """Talk to a model in the terminal.
+
+    Its answers are as long as the context allows, unless --max-tokens says otherwise.
+    """
     set_up_logging(log_level)
-    conversation = Conversation(open_llm(config), params)
+    llm = open_llm(config)
+    params = replace(llm.get_default_sampling_params(), **{"max_tokens": None, **sampling})
+    conversation = Conversation(llm, params)
     interactive = sys.stdin.isatty()
     if interactive:
         with suppress(ImportError):

@@ -28,6 +28,8 @@ class Group:
         types: Types that are not the field's own.
         defaults: Defaults that are not the field's own.
         argument: The field that is given by position, not by a flag.
+        given_only: Whether the command gets a dict of the values that were given, checked, and not
+            the object: what was left out is for a model to recommend, once it is loaded.
     """
 
     target: Any
@@ -37,6 +39,7 @@ class Group:
     types: Mapping[str, Any] = field(default_factory=dict[str, Any])
     defaults: Mapping[str, Any] = field(default_factory=dict[str, Any])
     argument: str | None = None
+    given_only: bool = False
 
     def but(self, **defaults: Any) -> Group:
         """The same options with other defaults."""
@@ -50,6 +53,9 @@ class Group:
         """The options as keyword-only parameters; one without a default is required."""
         types = {**get_type_hints(self.target), **self.types}
         defaults = {f.name: f.default for f in dataclasses.fields(self.target)} | dict(self.defaults)
+        if self.given_only:
+            types = {name: kind | None for name, kind in types.items()}
+            defaults = dict.fromkeys(defaults)
         return [
             inspect.Parameter(
                 name,
@@ -67,11 +73,15 @@ class Group:
         return typer.Option(*flags, help=self.help[name], rich_help_panel=self.panel)
 
     def build(self, values: Mapping[str, Any]) -> Any:
-        """Makes the settings object of the values that were given."""
+        """Makes the settings object, or checks the values that were given."""
+        chosen = {name: values[name] for name in self.help}
+        if self.given_only:
+            chosen = {name: value for name, value in chosen.items() if value is not None}
         try:
-            return self.target(**{name: values[name] for name in self.help})
+            made = self.target(**{**self.defaults, **chosen})
         except ValueError as error:
             raise typer.BadParameter(str(error)) from error
+        return chosen if self.given_only else made
 
 
 def takes(**groups: Group) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -130,9 +140,9 @@ ENGINE = Group(
 
 SAMPLING = Group(
     SamplingParams,
-    "Sampling",
+    "Sampling; what is left out is as the model's makers recommend",
     help={
-        "max_tokens": "Tokens to generate at most; by default as many as the context holds.",
+        "max_tokens": "Tokens to generate at most.",
         "min_tokens": "Tokens before which the output does not end.",
         "temperature": "0 always takes the most likely token.",
         "top_k": "Sample among the k most likely tokens; 0 for all.",
@@ -147,6 +157,7 @@ SAMPLING = Group(
     flags={"ignore_eos": "--ignore-eos"},
     types={"stop": list[str]},
     defaults={"max_tokens": None},
+    given_only=True,
 )
 
 SERVER = Group(

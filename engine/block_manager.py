@@ -67,7 +67,7 @@ class BlockManager:
         request.block_ids = cached + self.pool.allocate(missing)
         request.num_computed_tokens = len(cached) * self.block_size
         self._holders[request.request_id] = request
-        if self.enable_prefix_caching:
+        if self.enable_prefix_caching and request.num_preemptions == 0:
             self.num_prefix_queries += request.num_tokens
             self.num_prefix_hits += request.num_computed_tokens
 

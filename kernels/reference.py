@@ -138,8 +138,9 @@ def paged_attention(
 def dequantize(weight: LinearWeight) -> Tensor:
     """The weight as an fp32 matrix `[N, K]` (for float formats: in its own dtype)."""
     if weight.scales is None:
-        # A loader may keep only an implementation's packed form.
-        return weight.packed.unpack() if weight.data.numel() == 0 and weight.packed is not None else weight.data
+        if weight.data.numel() == 0 and weight.packed is not None:  # the loader kept only the packed form
+            return weight.packed.unpack()
+        return weight.data
     if weight.format == "int4":
         q = torch.stack((weight.data & 15, weight.data >> 4), -1).flatten(1).float()
         default_zero = 8.0

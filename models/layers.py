@@ -73,7 +73,8 @@ class Linear(Layer):
         Kernels repack on first use; a row of zeros is that use.
         """
         data = self.weight.data
-        self(data.new_zeros(1, self.weight.in_features))
+        if self.weight.packed is None:
+            self(data.new_zeros(1, self.weight.in_features))
         if self.weight.packed is not None:
             self.weight.data = data.new_empty(0)
 

@@ -8,9 +8,10 @@ loading needs little more memory than the model.
 from __future__ import annotations
 
 import logging
+import zlib
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NoReturn
 
 import torch
 from torch import Tensor
@@ -60,21 +61,17 @@ def load_model(
     """
     architecture = model_class(config.architecture)
     max_len = max_model_len or config.context_length
-    if load_format == "dummy":
-        model = _build(architecture, config, device, dtype, max_len)
-        fill_with_noise(model, seed)
-    else:
+    sources: dict[str, StoredTensor] = {}
+    if load_format == "auto":
         stored = stored_tensors(folder)
         if config.tie_word_embeddings and _heads_differ(stored):
-            logger.warning(
-                "config.json ties lm_head to the embeddings, but the two differ: they are not tied"
-            )
+            logger.warning("config.json ties lm_head to the embeddings, but they differ: not tied")
             config = replace(config, tie_word_embeddings=False)
         skeleton = _build(architecture, config, "meta", dtype, 1)
         shapes = {name: tuple(tensor.shape) for name, tensor in skeleton.tensors()}
         sources = match_tensors(stored, shapes, config.tie_word_embeddings)
-        model = _build(architecture, config, device, dtype, max_len)
-        _copy_tensors(model, sources, progress)
+    model = _build(architecture, config, device, dtype, max_len)
+    _fill(model, sources, seed, progress)
     finalize_weights(model)
     return model
 
@@ -153,26 +150,40 @@ def _some(names: list[str]) -> str:
     return shown if len(names) <= MAX_NAMES_SHOWN else f"{shown} and {len(names) - MAX_NAMES_SHOWN} more"
 
 
-def _copy_tensors(model: CausalLM, sources: dict[str, StoredTensor], progress: bool) -> None:
-    places: dict[StoredTensor, Tensor] = {sources[name]: tensor for name, tensor in model.tensors()}
-    bar = tqdm(total=len(places), desc="Loading weights", unit=" tensors", disable=not progress)
+def _fill(model: CausalLM, sources: dict[str, StoredTensor], seed: int, progress: bool) -> None:
+    """Fills every tensor from its source, or with noise where there are no sources."""
+    tensors = dict(model.tensors())
+    head = {name: tensors.pop(name) for name in (EMBEDDING, LM_HEAD) if name in tensors}
+    bar = tqdm(total=len(head) + len(tensors), desc="Loading weights", unit=" tensors", disable=not progress)
     with bar, torch.no_grad():
-        for source, values in read_tensors(list(places)):
-            places[source].copy_(values)
-            bar.update()
+        # The largest matrices come first: what repacking them takes is free again for the others.
+        for part in (head, tensors):
+            if sources:
+                _copy({sources[name]: tensor for name, tensor in part.items()}, bar)
+            else:
+                _add_noise(part, seed, bar)
+            if part is head:
+                head.clear()  # so that nothing keeps the original once it is repacked
+                model.lm_head.finalize()
 
 
-def fill_with_noise(model: CausalLM, seed: int) -> None:
+def _copy(places: dict[StoredTensor, Tensor], bar: tqdm[NoReturn]) -> None:
+    for source, values in read_tensors(list(places)):
+        places[source].copy_(values)
+        bar.update()
+
+
+def _add_noise(tensors: dict[str, Tensor], seed: int, bar: tqdm[NoReturn]) -> None:
     """Fills weights with seeded uniform noise of standard deviation 0.02, and norms with ones."""
     spread = 0.02 * 3**0.5
-    with torch.no_grad():
-        for name, tensor in model.tensors():
-            if name.endswith("norm.weight"):
-                tensor.fill_(1.0)
-            else:
-                generator = torch.Generator(tensor.device).manual_seed(seed)
-                tensor.uniform_(-spread, spread, generator=generator)
-                seed += 1
+    for name, tensor in tensors.items():
+        if name.endswith("norm.weight"):
+            tensor.fill_(1.0)
+        else:
+            # A generator per tensor, seeded by its name, so that the order does not matter.
+            generator = torch.Generator(tensor.device).manual_seed(seed + zlib.crc32(name.encode()))
+            tensor.uniform_(-spread, spread, generator=generator)
+        bar.update()
 
 
 def finalize_weights(model: CausalLM) -> None:

@@ -65,11 +65,10 @@ class Tokenizer:
             # tokenizer.json usually says what to add. A SentencePiece file does not, and Llama,
             # Mistral and Gemma all begin a text with BOS.
             add_bos = settings.boolean("add_bos_token", not (folder / "tokenizer.json").exists())
-            add_eos = settings.boolean("add_eos_token")
             _set_post_processor(
                 backend,
-                names.get("bos_token") if add_bos else None,
-                names.get("eos_token") if add_eos else None,
+                bos=names.get("bos_token") if add_bos else None,
+                eos=names.get("eos_token") if settings.boolean("add_eos_token") else None,
             )
         bos, eos = (backend.token_to_id(names.get(name, "")) for name in ("bos_token", "eos_token"))
         return cls(backend, bos, () if eos is None else (eos,))
@@ -159,7 +158,7 @@ def _load_json(path: Path) -> Backend:
         raise ModelError(f"{path} is no valid tokenizer: {error}") from error
 
 
-def _set_post_processor(backend: Backend, bos: str | None, eos: str | None) -> None:
+def _set_post_processor(backend: Backend, *, bos: str | None, eos: str | None) -> None:
     """Makes the tokenizer put BOS before and EOS after each text, where given."""
     around = [name for name in (bos, eos) if name is not None]
     template = " ".join([*([bos] if bos else []), "$A", *([eos] if eos else [])])

@@ -53,7 +53,7 @@ def serve(
     if settings.api_key is None:
         settings = replace(settings, api_key=read_api_key())
     check_bind_address(host, settings)
-    loop_factory = uvicorn.Config("", loop="auto").get_loop_factory()  # uvloop's if it is installed
+    loop_factory = uvicorn.Config("", log_config=None).get_loop_factory()  # uvloop's if it is installed
     with (
         logs.in_background(),
         _bind(host, port) as listening,

@@ -52,7 +52,7 @@ class ServerSettings:
     header_timeout: float = 10.0
     keep_alive_timeout: int = 30
     max_json_depth: int = 64
-    max_json_values: int = 1 << 20
+    max_json_values: int = 1 << 19
     inline_bytes: int = 32 * 1024
     max_prompts: int = 1024
     max_sequences: int = 1024

@@ -20,7 +20,7 @@ _NOT_STRUCTURE = bytes(set(range(256)) - set(b'"[]{},'))
 _OPENING = frozenset(b"[{")
 
 
-def parse(body: bytes, *, max_depth: int = 64, max_values: int = 1 << 20) -> object:
+def parse(body: bytes, *, max_depth: int = 64, max_values: int = 1 << 19) -> object:
     """The value of a JSON text in UTF-8; `InvalidRequest` says what is wrong with it."""
     check_structure(body, max_depth=max_depth, max_values=max_values)
     try:

@@ -1,4 +1,4 @@
-"""Random inputs for kernels, shared by the tests of every column; seeded, so that a failure can be repeated."""
+"""Random inputs for the tests of kernels; seeded, so that a failure can be repeated."""
 
 from __future__ import annotations
 

@@ -205,37 +205,49 @@ def test_rope_refuses_to_write_outside_of_the_cache() -> None:
     assert torch.equal(step.kv_cache, before)
 
 
-def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, **environment, "PYTHONPATH": os.pathsep.join(sys.path)},
+def run_alone(code: str, **environment: str) -> str:
+    """What `code` prints in a new process that has loaded the extension, as `_C`, and no torch."""
+    from quire.kernels import _C
+
+    load = f"""
+import importlib.machinery, importlib.util, os
+loader = importlib.machinery.ExtensionFileLoader("_C", {_C.__file__!r})
+_C = importlib.util.module_from_spec(importlib.util.spec_from_loader("_C", loader))
+loader.exec_module(_C)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", load + code],
+        env={**os.environ, **environment},
         capture_output=True,
         text=True,
         check=False,
     )
+    return done.stdout + done.stderr
 
 
 def test_the_environment_forces_an_instruction_set() -> None:
-    code = "from quire.kernels import cpu; print(cpu.unavailable() or cpu.isa())"
-    assert run_python(code, QUIRE_ISA="plain").stdout.strip() == "plain"
-    assert "QUIRE_ISA must be plain, avx2 or avx512, got 'sse9'" in run_python(code, QUIRE_ISA="sse9").stdout
+    code = "print(_C.isa()[0])"
+    assert run_alone(code, QUIRE_ISA="plain").strip() == "plain"
+    assert "QUIRE_ISA must be plain, avx2 or avx512, got 'sse9'" in run_alone(code, QUIRE_ISA="sse9")
     for name in ("avx2", "avx512"):
-        shown = run_python(code, QUIRE_ISA=name).stdout
-        assert shown.startswith(name) if cpu.cpu_features()[name] else f"this CPU has no {name}" in shown
+        shown = run_alone(code, QUIRE_ISA=name)
+        assert shown.strip() == name if cpu.cpu_features()[name] else f"this CPU has no {name}" in shown
+
+
+def test_a_forced_instruction_set_that_is_wrong_makes_the_column_unavailable(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from quire.kernels import _C
+
+    monkeypatch.setenv("QUIRE_ISA", "sse9")
+    with pytest.raises(RuntimeError, match="sse9"):
+        _C.set_isa("", True)
+    monkeypatch.undo()
+    _C.set_isa("", True)
+    assert cpu.unavailable() is None
 
 
 def test_importing_starts_no_threads() -> None:
     if not os.path.isdir("/proc/self/task"):
         pytest.skip("no /proc on this system")
-    from quire.kernels import _C
-
-    # Only the extension, without torch, whose threads would be counted too.
-    code = f"""
-import importlib.machinery, importlib.util, os
-loader = importlib.machinery.ExtensionFileLoader("_C", {_C.__file__!r})
-_C = importlib.util.module_from_spec(importlib.util.spec_from_loader("_C", loader))
-loader.exec_module(_C)
-_C.num_threads()
-print(len(os.listdir("/proc/self/task")))
-"""
-    assert run_python(code).stdout.strip() == "1"
+    assert run_alone('_C.num_threads(); print(len(os.listdir("/proc/self/task")))').strip() == "1"

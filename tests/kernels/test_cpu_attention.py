@@ -1,6 +1,10 @@
-"""The C++ column: attention against the reference, and the same bits however a sequence is cut and batched."""
+"""The C++ column: attention against the reference, and the same bits however a sequence is cut or batched."""
 
 from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -22,7 +26,7 @@ SHAPES = [  # heads, KV heads, head size, block size
     (2, 1, 256, 8),
     (20, 1, 16, 1),
 ]
-OPTIONS = [
+OPTIONS: list[dict[str, Any]] = [
     {},
     {"window": 5},
     {"window": 300, "softcap": 20.0},
@@ -31,19 +35,18 @@ OPTIONS = [
 ]
 
 
-def attend(function: object, step: Step, options: dict[str, object]) -> Tensor:
+def attend(function: Callable[..., Tensor], step: Step, options: dict[str, Any]) -> Tensor:
     arguments = dict(options)
     if arguments.get("sinks"):
         arguments["sinks"] = random(step.q.shape[1], dtype=torch.float32, seed=5)
-    assert callable(function)
     return function(step.q, step.kv_cache, step.meta, step.q.shape[2] ** -0.5, **arguments)
 
 
-@pytest.mark.parametrize("dtypes", [(a, b) for a in FLOATS for b in FLOATS], ids=str)
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_paged_attention(
-    isa: str, shape: tuple[int, int, int, int], dtypes: tuple[torch.dtype, torch.dtype]
-) -> None:
+@functools.cache
+def step_and_reference(
+    shape: tuple[int, int, int, int], dtype: torch.dtype, cache_dtype: torch.dtype
+) -> tuple[Step, list[Tensor]]:
+    """A step of several lengths, and what the reference makes of it for each of the options."""
     heads, kv_heads, head_size, block_size = shape
     step = make_step(
         [1, 7, 300, 600, 64, 256, 257],
@@ -52,19 +55,28 @@ def test_paged_attention(
         num_kv_heads=kv_heads,
         head_size=head_size,
         block_size=block_size,
-        dtype=dtypes[0],
-        cache_dtype=dtypes[1],
+        dtype=dtype,
+        cache_dtype=cache_dtype,
     )
-    for options in OPTIONS:
-        expected = attend(reference.paged_attention, step, options)
-        assert_close(attend(cpu.paged_attention, step, options), expected)
+    return step, [attend(reference.paged_attention, step, options) for options in OPTIONS]
+
+
+@pytest.mark.parametrize("cache_dtype", FLOATS)
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_paged_attention(
+    isa: str, shape: tuple[int, int, int, int], dtype: torch.dtype, cache_dtype: torch.dtype
+) -> None:
+    step, expected = step_and_reference(shape, dtype, cache_dtype)
+    for options, wanted in zip(OPTIONS, expected, strict=True):
+        assert_close(attend(cpu.paged_attention, step, options), wanted)
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize("heads", [(7, 1), (2, 2)])
 def test_attention_of_a_token_has_the_same_bits_decoded_prefilled_or_chunked(
-    isa: str, options: dict[str, object], dtype: torch.dtype, heads: tuple[int, int]
+    isa: str, options: dict[str, Any], dtype: torch.dtype, heads: tuple[int, int]
 ) -> None:
     length = 600
     whole = make_step([length], [length], num_heads=heads[0], num_kv_heads=heads[1], dtype=dtype)

@@ -1,4 +1,4 @@
-"""Tokenizers: golden encodings, special tokens, bytes of tokens, and the SentencePiece reader against the original."""
+"""Tokenizers: golden encodings, special tokens, bytes of tokens; SentencePiece against the original."""
 
 from __future__ import annotations
 
@@ -37,9 +37,8 @@ def test_golden_encodings(name: str, shared_data: Path) -> None:
     folder = shared_data / "tokenizers" / name
     tokenizer = Tokenizer.from_folder(folder)
     texts = (folder / "golden.inp").read_text("utf-8").split("\n__ggml_vocab_test__\n")
-    encodings = [
-        [int(token) for token in line.split()] for line in (folder / "golden.out").read_text().split("\n")
-    ]
+    lines = (folder / "golden.out").read_text().split("\n")
+    encodings = [[int(token) for token in line.split()] for line in lines]
     assert len(texts) == 47
     assert tokenizer.encode_batch(texts, add_special_tokens=False) == encodings
     assert [tokenizer.decode(ids) for ids in encodings] == texts

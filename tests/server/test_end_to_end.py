@@ -223,14 +223,14 @@ async def test_oversubscription_and_drain(tmp_path) -> None:
 
     Then SIGTERM under the same load: nothing in flight is lost, new requests are refused, exit 0.
     """
-    # 40 blocks of 16 tokens; each request ends with some 150 tokens, or 10 blocks.
-    server = QuireProcess(tmp_path, "--num-blocks", "40", "--max-num-waiting", "30", "--max-model-len", "512")
+    # 24 blocks of 16 tokens; each request ends with some 140 tokens, or 9 blocks.
+    server = QuireProcess(tmp_path, "--num-blocks", "24", "--max-num-waiting", "16", "--max-model-len", "256")
     try:
         async with server.client() as client:
-            numbers = range(40)
+            numbers = range(27)
             undisturbed: list[str] = []
-            for start in range(0, len(numbers), 4):  # four of them just fit
-                undisturbed += await answers(client, numbers[start : start + 4], 120)
+            for start in range(0, len(numbers), 2):  # two of them fit
+                undisturbed += await answers(client, numbers[start : start + 2], 120)
             assert (await metrics(client))["num_preemptions_total"] == 0
             refused = 0
 
@@ -251,11 +251,11 @@ async def test_oversubscription_and_drain(tmp_path) -> None:
             assert refused > 0
             assert 0 < figures["num_preemptions_total"] <= 5 * len(numbers)
 
-            running = asyncio.create_task(answers(client, range(20), 120))
+            running = asyncio.create_task(answers(client, range(14), 120))
 
             async def all_in() -> bool:
                 figures = await metrics(client)
-                return figures["num_requests_running"] + figures["num_requests_waiting"] == 20
+                return figures["num_requests_running"] + figures["num_requests_waiting"] == 14
 
             await until(all_in, "all requests are in the engine")
             server.process.send_signal(signal.SIGTERM)
@@ -266,7 +266,7 @@ async def test_oversubscription_and_drain(tmp_path) -> None:
             await until(is_draining, "the server drains")
             response = await client.post("/v1/chat/completions", json=question(1))
             assert (response.status_code, response.json()["error"]["type"]) == (503, "draining")
-            assert await running == undisturbed[:20]
+            assert await running == undisturbed[:14]
         assert await asyncio.to_thread(server.process.wait, 60) == 0
         assert not psutil.pid_exists(server.engine_pid)
     finally:
