@@ -1,4 +1,4 @@
-# make serve    set up what is missing and serve the embedded model on http://127.0.0.1:8000
+# make serve    set up what is missing and serve the embedded model, or MODEL, on http://127.0.0.1:8000
 # make test     set up what is missing and run the tests
 # make install  the set-up of `make test` alone; instant when nothing has changed
 # make lint     ruff and strict basedpyright
@@ -9,6 +9,7 @@
 # PYTHON chooses the interpreter that .venv is made from: make test PYTHON=python3.12
 
 PYTHON ?= python3
+MODEL ?= embedded
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
@@ -23,7 +24,7 @@ help:
 	@sed -n '/^[^#]/q; s/^# \{0,1\}//p' Makefile
 
 serve: $(VENV)/serve.stamp
-	$(BIN)/quire serve embedded
+	$(BIN)/quire serve $(MODEL)
 
 test: install
 	$(BIN)/pytest
@@ -47,7 +48,9 @@ clean:
 # Without an NVIDIA GPU, torch's CPU build comes first: the pin would otherwise be met by the CUDA
 # build from PyPI and its gigabytes of libraries. Where no index offers the CPU build, the pin decides.
 $(VENV)/torch.stamp: constraints.txt
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@test -x $(BIN)/python || { \
+		$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "quire needs Python 3.11 or newer")' \
+		&& $(PYTHON) -m venv $(VENV); }
 	@if [ "$$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null 2>&1; then \
 		echo "No NVIDIA GPU here: installing torch $(TORCH)+cpu"; \
 		$(PIP) --retries 0 --timeout 15 --extra-index-url $(CPU_INDEX) --no-deps "torch==$(TORCH)+cpu" \

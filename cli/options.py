@@ -178,6 +178,7 @@ SERVER = Group(
         "max_prompts": "Prompts in one request.",
         "max_sequences": "Prompts times choices in one request.",
         "keep_alive_interval": "Seconds after which a silent stream carries a comment line.",
+        "max_buffered_bytes": "Bodies being read, of all requests together; more are refused with 429.",
         "send_timeout": "Seconds after which a client that reads nothing is cut off.",
     },
     flags={"insecure": "--insecure", "drain_timeout": "--grace"},

@@ -143,9 +143,12 @@ class LLM:
         add_generation_prompt: bool = True,
         chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> list[int]:
-        """The tokens of a conversation, as the model's chat template writes it."""
+        """The tokens of a conversation, as the model's chat template writes it.
+
+        Special tokens that are spelled out in a message are mere text: only the template makes them.
+        """
         text = self.chat_template.render(
-            [dict(message) for message in messages],
+            self.tokenizer.defuse([dict(message) for message in messages]),
             add_generation_prompt=add_generation_prompt,
             **(chat_template_kwargs or {}),
         )

@@ -1,3 +1,4 @@
+# ruff: noqa: N999 - C extensions are called _C
 """The C++ extension, as csrc/module.cpp defines it.
 
 An address is `Tensor.data_ptr()`, 0 for None. A dtype is 0 for float32 and 1 for bfloat16. Strides count
@@ -96,6 +97,13 @@ def paged_attention(
     /,
 ) -> None:
     """Raises IndexError if a block table leaves the cache, before anything is computed."""
+
+def probe(kind: str, amount: int, /) -> float:
+    """Seconds that all threads need for a task that only the machine limits; for benchmarks.
+
+    `read` reads a buffer of `amount` bytes; `float` and `pair` do `amount` floating-point operations, as
+    fp32 multiply-adds and as bf16 dot products (or what replaces them).
+    """
 
 def num_threads() -> int: ...
 def set_num_threads(count: int, /) -> None: ...

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import ClassVar
 
@@ -15,7 +15,7 @@ from .layers import Embedding, Layer, Linear, RMSNorm
 from .rope import cos_sin_table
 
 
-class DecoderLayer(Layer):
+class DecoderLayer(Layer, ABC):
     """One layer of the stack; an architecture's file composes it."""
 
     def __init__(self, config: ModelConfig, index: int, dtype: torch.dtype) -> None:

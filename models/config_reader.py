@@ -82,6 +82,7 @@ class Fields:
         return self.number(name, low=low) if self.has(name) else None
 
     def boolean(self, name: str, default: bool = False) -> bool:
+        """true or false; the default if the field is absent."""
         value: object = self.values.get(name)
         if value is None:
             return default
@@ -90,6 +91,7 @@ class Fields:
         return value
 
     def string(self, name: str, default: str | None = None) -> str:
+        """A string; required if there is no default."""
         value: object = self.values.get(name)
         if value is None and default is not None:
             return default

@@ -44,6 +44,7 @@ def _download(name: str, revision: str | None) -> Path:
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
+        HFValidationError,
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
@@ -55,7 +56,7 @@ def _download(name: str, revision: str | None) -> Path:
         )
     except GatedRepoError as error:
         raise ModelError(f"{name} is gated: accept its licence on the hub and set HF_TOKEN.") from error
-    except RepositoryNotFoundError as error:
+    except (RepositoryNotFoundError, HFValidationError) as error:
         raise NotFound(f"There is no model {name} on the hub, or it is private.") from error
     except RevisionNotFoundError as error:
         raise NotFound(f"The hub model {name} has no revision {revision!r}.") from error

@@ -180,7 +180,7 @@ class Attention(Layer):
     def __call__(self, x: Tensor, cos_sin: Tensor, kv_cache: Tensor, meta: AttentionMetadata) -> Tensor:
         num_tokens = x.shape[0]
         qkv = self.qkv_proj(x).view(num_tokens, -1, self.head_size)
-        q, k, v = qkv.split(self.heads, 1)
+        q, k, v = qkv.split_with_sizes(self.heads, 1)
         q_norm = self.q_norm.weight if self.q_norm else None
         k_norm = self.k_norm.weight if self.k_norm else None
         q = ops.rope_and_cache_write(q, k, v, cos_sin, kv_cache, meta, q_norm, k_norm, self.norm_eps)

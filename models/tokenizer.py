@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar, cast
 
 from tokenizers import AddedToken, processors
 from tokenizers import Tokenizer as Backend
@@ -14,6 +16,11 @@ from .config_reader import Fields, read_json
 from .sentencepiece_model import SentencePieceModel
 from .token_bytes import TokenBytes
 from .token_stream import ByteTokenStream, LibraryTokenStream, TokenStream
+
+BREAK = "\ufdd0"
+"""A Unicode noncharacter, which texts never exchange: `encode` drops it, and no token reaches across it."""
+
+Json = TypeVar("Json")
 
 
 class Tokenizer:
@@ -60,15 +67,18 @@ class Tokenizer:
             names = model.special_tokens() | names
         else:
             raise ModelError(f"{folder} holds neither tokenizer.json nor tokenizer.model.")
-        backend.add_special_tokens([AddedToken(name, special=True) for name in names.values()])
+        # Tokens are marked as special, none are added: the model has no embedding for a new one.
+        names = {name: text for name, text in names.items() if backend.token_to_id(text) is not None}
+        backend.add_special_tokens([AddedToken(text, special=True) for text in names.values()])
         if backend.post_processor is None:
             # tokenizer.json usually says what to add. A SentencePiece file does not, and Llama,
             # Mistral and Gemma all begin a text with BOS.
             add_bos = settings.boolean("add_bos_token", not (folder / "tokenizer.json").exists())
+            add_eos = settings.boolean("add_eos_token")
             _set_post_processor(
                 backend,
                 bos=names.get("bos_token") if add_bos else None,
-                eos=names.get("eos_token") if settings.boolean("add_eos_token") else None,
+                eos=names.get("eos_token") if add_eos else None,
             )
         bos, eos = (backend.token_to_id(names.get(name, "")) for name in ("bos_token", "eos_token"))
         return cls(backend, bos, () if eos is None else (eos,))
@@ -93,8 +103,45 @@ class Tokenizer:
                 text.encode()
             except UnicodeEncodeError as error:
                 raise InvalidRequest(f"the text holds a lone surrogate at character {error.start}") from error
-        encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=add_special_tokens)
+        if not any(BREAK in text for text in texts):
+            encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=add_special_tokens)
+        else:
+            pieces = [text.split(BREAK) for text in texts]
+            encodings = self._backend.encode_batch_fast(
+                pieces, is_pretokenized=True, add_special_tokens=add_special_tokens
+            )
         return [encoding.ids for encoding in encodings]
+
+    def defuse(self, value: Json) -> Json:
+        """Makes the special tokens that are spelled out in a conversation mere text.
+
+        Whoever may write `<|im_end|>` into a message could otherwise end its turn and begin one
+        of another role. For use on messages before a chat template renders them.
+
+        Args:
+            value: A text, or lists and objects with texts in them; keys are left as they are.
+
+        Returns:
+            A copy with a `BREAK` behind the first character of each spelling.
+        """
+        return cast(Json, self._defuse(value))
+
+    def _defuse(self, value: object) -> object:
+        if isinstance(value, str):
+            return self._spelled_specials.sub(lambda match: match[0] + BREAK, value)
+        if isinstance(value, Mapping):
+            items = cast("Mapping[str, object]", value).items()
+            return {key: self._defuse(item) for key, item in items}
+        if isinstance(value, list | tuple):
+            return [self._defuse(item) for item in cast("Sequence[object]", value)]
+        return value
+
+    @cached_property
+    def _spelled_specials(self) -> re.Pattern[str]:
+        """Matches the first character of each special token, overlapping ones included."""
+        names = [self._backend.id_to_token(token) for token in sorted(self.special_token_ids)]
+        spellings = "|".join(re.escape(name) for name in names if name)
+        return re.compile(f"(?=(?:{spellings}))." if spellings else "(?!)", re.DOTALL)
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """Joins tokens to text; bytes that form no character come out as U+FFFD.

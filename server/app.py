@@ -13,6 +13,7 @@ from . import openapi
 from .context import ServerContext
 from .errors import answer_http_exception, answer_quire_error
 from .gate import RequestGate
+from .health import TYPES as HEALTH_TYPES
 from .health import health_routes
 from .metrics import Metrics
 from .openai.routes import TYPES as OPENAI_TYPES
@@ -42,5 +43,5 @@ def create_app(engine: AsyncEngine, settings: ServerSettings | None = None) -> F
     app.add_middleware(RequestGate, context=context)
     app.include_router(health_routes(context))
     app.include_router(openai_routes(context))
-    openapi.install(app, OPENAI_TYPES)
+    openapi.install(app, (*HEALTH_TYPES, *OPENAI_TYPES))
     return app

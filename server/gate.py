@@ -145,5 +145,7 @@ def _log(scope: Scope, record: RequestRecord) -> None:
         error = record.error
         code = (error.code or error.type) if isinstance(error, QuireError) else "internal_error"
         line += f" error={code}"
+    # Probes and scrapes come every few seconds: they are of interest when they fail.
+    routine = record.status == 200 and scope["raw_path"] in WHILE_DRAINING
     with contextlib.suppress(Exception):  # a broken handler is no reason to fail a request
-        access_logger.info("%s", line)
+        access_logger.log(logging.DEBUG if routine else logging.INFO, "%s", line)

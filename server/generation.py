@@ -1,7 +1,7 @@
 """From prompts to outputs, whatever the dialect: tokenising, running, merging, giving up.
 
-A dialect turns its request into `Prompts` and `SamplingParams`, and gets back batches of deltas:
-what the engine produced for any of the prompts since the last batch.
+A dialect turns its request into a `Job` and gets back batches of deltas: what the engine produced
+for any of the prompts since the last batch.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from starlette.types import Receive
 from ..engine.output_processor import merge
 from ..engine.outputs import RequestOutput
 from ..engine.sampling_params import SamplingParams
-from ..errors import ContextLengthExceeded, EngineError
+from ..errors import ContextLengthExceeded, Draining, EngineDied, EngineError
 from .context import RequestRecord, ServerContext
 from .errors import ClientDisconnected
 
@@ -68,9 +68,23 @@ def check_text_length(context: ServerContext, text: str, param: str | None = "pr
 async def run(context: ServerContext, record: RequestRecord, job: Job) -> AsyncGenerator[Batch, None]:
     """Runs a job in the engine and yields its deltas as they come; ends when all are finished.
 
-    Raises what the engine raises; then, and when it is closed or cancelled, the requests that
-    are still running are aborted.
+    Raises what the engine raises, or `Draining` if the engine was shut down under the request.
+    Then, and when it is closed or cancelled, the requests that are still running are aborted.
     """
+    try:
+        async with aclosing(_run(context, record, job)) as batches:
+            async for batch in batches:
+                yield batch
+    except EngineDied:
+        if context.draining:
+            raise Draining(
+                "the server was shut down before the answer was complete", code="draining"
+            ) from None
+        raise
+
+
+async def _run(context: ServerContext, record: RequestRecord, job: Job) -> AsyncGenerator[Batch, None]:
+    """Runs a job and keeps the record of its request."""
     engine = context.engine
     salt = ":".join(part for part in (record.key_digest, job.cache_salt) if part) or None
     iterators = [
@@ -190,7 +204,7 @@ class DeltaStream:
     async def aclose(self) -> None:
         """Aborts what is still running. Can be called more than once."""
         self._first.cancel()
-        with suppress(asyncio.CancelledError, Exception):
+        with suppress(asyncio.CancelledError, Exception):  # it was reported where it was waited for
             await self._first
         await self._batches.aclose()
 

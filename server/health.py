@@ -2,37 +2,59 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
+import msgspec
 from fastapi import APIRouter
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from .. import __version__
 from ..errors import Draining, Unavailable
 from .context import ServerContext
 from .metrics import CONTENT_TYPE
+from .openapi import describe
+
+
+class Status(msgspec.Struct):
+    """What a probe answers with 200."""
+
+    status: Literal["ok"] = "ok"
+
+
+class Version(msgspec.Struct):
+    """quire's version."""
+
+    version: str
+
+
+TYPES = (Status, Version)
+"""What the OpenAPI document defines."""
+
+_OK = msgspec.json.encode(Status())
 
 
 def health_routes(context: ServerContext) -> APIRouter:
     """Routes for probes and dashboards."""
     router = APIRouter(tags=["operation"])
 
-    @router.get("/health", summary="Live: the engine steps, or is being restarted")
-    @router.get("/ping", summary="The same as /health")
+    @router.get("/health", **describe("Live: the engine steps, or restarts", answer=Status, errors=(503,)))
+    @router.get("/ping", **describe("The same as /health", answer=Status, errors=(503,)))
     async def health() -> Response:
         if not context.engine.is_alive:
             raise Unavailable("the engine does not respond", code="engine_not_alive")
-        return JSONResponse({"status": "ok"})
+        return Response(_OK, media_type="application/json")
 
-    @router.get("/ready", summary="Ready: requests are taken")
+    @router.get("/ready", **describe("Ready: requests are taken", answer=Status, errors=(503,)))
     async def ready() -> Response:
         if context.draining:
             raise Draining("the server is shutting down", code="draining")
         if not context.engine.is_ready:
             raise Unavailable("the engine is not ready", code="engine_not_ready")
-        return JSONResponse({"status": "ok"})
+        return Response(_OK, media_type="application/json")
 
-    @router.get("/version", summary="quire's version")
+    @router.get("/version", **describe("quire's version", answer=Version))
     async def version() -> Response:
-        return JSONResponse({"version": __version__})
+        return Response(msgspec.json.encode(Version(__version__)), media_type="application/json")
 
     @router.get("/metrics", summary="Prometheus metrics", response_class=Response)
     async def metrics() -> Response:

@@ -10,9 +10,11 @@ import contextlib
 import logging
 import logging.handlers
 import queue
+import threading
 from collections.abc import Generator
 
 MAX_QUEUED_RECORDS = 10_000
+FLUSH_SECONDS = 2.0
 
 
 class DropCounter:
@@ -31,20 +33,29 @@ dropped = DropCounter()
 
 @contextlib.contextmanager
 def in_background() -> Generator[None]:
-    """Puts the root logger's handlers behind the queue, and back at the end."""
+    """Puts the root logger's handlers behind the queue; at the end, waits a little for what is in it."""
     root = logging.getLogger()
-    handlers = root.handlers[:]
+    handlers = root.handlers[:] or [logging.StreamHandler()]
     for handler in handlers:
         handler.handleError = dropped.count
-    records: queue.Queue[logging.LogRecord] = queue.Queue(MAX_QUEUED_RECORDS)
+    records: queue.Queue[logging.LogRecord | None] = queue.Queue(MAX_QUEUED_RECORDS)
     entrance = logging.handlers.QueueHandler(records)
     entrance.handleError = dropped.count
-    listener = logging.handlers.QueueListener(records, *handlers, respect_handler_level=True)
+    writer = threading.Thread(target=_write, args=(records, handlers), name="quire-log", daemon=True)
     root.handlers[:] = [entrance]
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
-    listener.start()
+    writer.start()
     try:
         yield
     finally:
-        listener.stop()
         root.handlers[:] = handlers
+        with contextlib.suppress(queue.Full):
+            records.put(None, timeout=FLUSH_SECONDS)
+            writer.join(timeout=FLUSH_SECONDS)
+
+
+def _write(records: queue.Queue[logging.LogRecord | None], handlers: list[logging.Handler]) -> None:
+    while (record := records.get()) is not None:
+        for handler in handlers:
+            if record.levelno >= handler.level:
+                handler.handle(record)

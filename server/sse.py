@@ -6,21 +6,18 @@ import logging
 from collections.abc import AsyncGenerator, AsyncIterator
 
 from sse_starlette.event import ServerSentEvent
-from sse_starlette.sse import AppStatus, EventSourceResponse
+from sse_starlette.sse import EventSourceResponse, SendTimeoutError
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
 from ..errors import QuireError
 from .context import RequestRecord, ServerContext
-from .errors import error_body
+from .errors import ClientDisconnected, error_body
 from .generation import DeltaStream
 
 logger = logging.getLogger("quire.server")
 
 DONE = b"data: [DONE]\n\n"
-
-# The library would end every stream when uvicorn is told to exit; quire lets them finish first.
-AppStatus.disable_automatic_graceful_drain()
 
 
 def event(data: bytes) -> bytes:
@@ -41,9 +38,11 @@ class EventStream(EventSourceResponse):
         self._deltas = deltas
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Streams; a client that goes ends the job."""
+        """Streams; a client that goes, or takes no data for long, ends the job."""
         try:
             await super().__call__(scope, receive, send)
+        except SendTimeoutError:
+            raise ClientDisconnected from None  # it may still be there, but it takes nothing
         finally:
             await self._deltas.aclose()
 

@@ -67,6 +67,9 @@ struct PairDot {
 };
 #endif
 
+// How far ahead of its use a streamed weight is fetched: 32 steps are 4 KiB of a panel.
+constexpr int kPrefetchSteps = 32;
+
 // sums[r][16 * v + lane] += x[r] . w[column] over `steps` steps; `fresh` starts from zero.
 //
 // x: [steps][R]. w: the first column's words at step 0; vectors of columns 2 and 3 lie `panel` bytes on.
@@ -83,9 +86,9 @@ void dot_tile(const char* x, const char* w, std::size_t panel, int steps, float*
   QUIRE_UNROLL(4)
   for (int v = 0; v < V; ++v) columns[v] = w + (v / 2) * panel + (v % 2) * kLanes * kWordBytes;
   for (int step = 0; step < steps; ++step) {
-    if (R <= kWideRows) {  // few rows: the weight streams from memory
+    if (R <= kStreamRows) {  // few rows: the weight streams from memory
       QUIRE_UNROLL(4)
-      for (int v = 0; v < V; ++v) __builtin_prefetch(columns[v] + 16 * kWeightStep);
+      for (int v = 0; v < V; ++v) __builtin_prefetch(columns[v] + kPrefetchSteps * kWeightStep);
     }
     Kind::template step<R, V>(x, columns, s);
     x += kXStep;

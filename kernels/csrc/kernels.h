@@ -126,6 +126,9 @@ struct KernelTable {
   std::size_t (*attention_scratch)(const AttentionArgs& args, int rows);
   void (*attention)(const AttentionArgs& args, const AttentionItem& item, void* scratch);
   void (*attention_merge)(const AttentionArgs& args, const AttentionItem& item, void* scratch);
+  // What the machine can do at best, for benchmarks.
+  void (*probe_read)(const char* data, std::int64_t bytes);
+  void (*probe_dot)(DotKind kind, std::int64_t operations);
 };
 
 // Null where the compiler cannot make them.

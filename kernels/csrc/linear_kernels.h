@@ -3,7 +3,7 @@
 namespace quire::QUIRE_TARGET {
 
 // Steps of K per pass over the tiles: two vectors of columns for so many steps stay in the L1 cache.
-constexpr int kBlockSteps = 128;
+constexpr int kBlockSteps = 256;
 
 inline void pack_tile(const char* x, DType type, std::int64_t stride, int rows, int size, DotKind kind,
                       char* out) {

@@ -143,6 +143,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("gelu_and_mul", &gelu_and_mul, released);
   m.def("rope_and_cache_write", &rope_and_cache_write, released);
   m.def("paged_attention", &paged_attention, released);
+  m.def("probe", &quire::probe, released);
   m.def("num_threads", &quire::num_threads);
   m.def("set_num_threads", &quire::set_num_threads, released);
   m.def("cpu_features", &cpu_features);

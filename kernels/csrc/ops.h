@@ -4,6 +4,8 @@
 
 #include "kernels.h"
 
+#include <string>
+
 namespace quire {
 
 // Packs [N, K] rows, `stride` elements apart, into [ceil(N / 32)][steps][32] words of 4 bytes. A word is one
@@ -33,5 +35,8 @@ void rope_and_cache_write(const RopeArgs& args, std::int64_t tokens);
 
 // Throws std::out_of_range for a block outside of the cache, before anything is computed.
 void paged_attention(const AttentionArgs& args, std::int64_t table_width);
+
+// Seconds that all threads need for a task that only the machine limits: see _C.pyi.
+double probe(const std::string& kind, std::int64_t amount);
 
 }  // namespace quire

@@ -120,7 +120,8 @@ inline void transpose_words(const std::uint32_t* const rows[16], std::uint32_t* 
 
 // Shapes of the register tiles: see dot_tile.h and attention_kernels.h.
 constexpr int kFloatRows = 2, kPairRows = 2;
-constexpr int kWideRows = 1;     // up to so many rows, a tile is wider
+constexpr int kWideRows = 1;          // up to so many rows, a tile is wider
+constexpr int kStreamRows = 0;        // up to so many rows, the weight is prefetched
 constexpr int kTileVectors = 1;  // vectors of columns in a tile
 constexpr int kWideVectors = 2;  // the same with few rows
 constexpr int kValueRows = 2, kValueVectors = 1;

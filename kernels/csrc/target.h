@@ -9,6 +9,7 @@
 #include "linear_kernels.h"
 #include "norm_rope_kernels.h"
 #include "attention_kernels.h"
+#include "probe_kernels.h"
 
 namespace quire::QUIRE_TARGET {
 
@@ -33,6 +34,8 @@ constexpr KernelTable kTable = {kFloatRows,
                                 rope,
                                 attention_scratch,
                                 attention,
-                                attention_merge};
+                                attention_merge,
+                                probe_read,
+                                probe_dot};
 
 }  // namespace quire::QUIRE_TARGET

@@ -59,7 +59,7 @@ class ThreadPool {
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
 
-  void run(std::int64_t tasks, void (*body)(void*, std::int64_t), void* context) {
+  void run(std::int64_t tasks, void (*body)(const void*, std::int64_t), const void* context) {
     tasks_ = tasks;
     body_ = body;
     context_ = context;
@@ -138,8 +138,8 @@ class ThreadPool {
   alignas(64) std::atomic<std::uint64_t> state_{0};
   alignas(64) std::atomic<std::int64_t> next_{0};
   alignas(64) std::int64_t tasks_ = 0;
-  void (*body_)(void*, std::int64_t) = nullptr;
-  void* context_ = nullptr;
+  void (*body_)(const void*, std::int64_t) = nullptr;
+  const void* context_ = nullptr;
   std::mutex error_mutex_;
   std::exception_ptr error_;
   std::atomic<int> sleepers_{0};
@@ -221,7 +221,7 @@ void set_num_threads(int count) {
   }
 }
 
-void run_tasks(std::int64_t tasks, void (*body)(void*, std::int64_t), void* context) {
+void run_tasks(std::int64_t tasks, void (*body)(const void*, std::int64_t), const void* context) {
   if (tasks > 1 && num_threads() > 1) {
     Owner& own = current_owner();
     if (const Hold hold(own); hold) {

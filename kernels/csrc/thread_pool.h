@@ -7,7 +7,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <type_traits>
 
 namespace quire {
 
@@ -21,17 +20,18 @@ void set_num_threads(int count);
 // returns when all are done. The first exception that a task throws is thrown here; tasks not yet begun
 // are then skipped. A loop started while another runs (from another thread, or from within a task) runs
 // on its calling thread alone.
-void run_tasks(std::int64_t tasks, void (*body)(void*, std::int64_t), void* context);
+void run_tasks(std::int64_t tasks, void (*body)(const void*, std::int64_t), const void* context);
 
 // The same for a callable. `work` estimates a task's cost in elements; loops too small to repay waking
 // another core stay on the calling thread.
 template <class F>
-void parallel_for(std::int64_t tasks, std::int64_t work, F&& body) {
+void parallel_for(std::int64_t tasks, std::int64_t work, const F& body) {
   if (tasks * work < 16384 || tasks == 1) {
     for (std::int64_t task = 0; task < tasks; ++task) body(task);
     return;
   }
-  run_tasks(tasks, [](void* context, std::int64_t task) { (*static_cast<std::remove_reference_t<F>*>(context))(task); }, &body);
+  const auto call = [](const void* context, std::int64_t task) { (*static_cast<const F*>(context))(task); };
+  run_tasks(tasks, call, &body);
 }
 
 // A 64-byte aligned buffer that belongs to the calling thread and lives as long as the thread. Each `slot`

@@ -12,9 +12,10 @@ from ...engine.outputs import CompletionOutput
 from ...engine.sampling_params import MAX_LOGPROBS
 from ...errors import InvalidRequest
 from ..context import RequestRecord, ServerContext
-from ..generation import Batch, DeltaStream, Job, check_text_length, collect, encode, run, while_connected
+from ..generation import Batch, DeltaStream, Job, collect, encode, run, while_connected
 from ..json_body import read_message
 from ..sse import event, open_stream
+from .chat_prompt import render_prompt
 from .chunks import ChunkEncoder
 from .common import (
     Envelope,
@@ -39,11 +40,6 @@ from .protocol import (
     ChatCompletionRequest,
     ChatLogprobs,
     Delta,
-    Message,
-)
-
-RESERVED_VARIABLES = frozenset(
-    ("add_generation_prompt", "chat_template", "documents", "messages", "self", "tokenize", "tools")
 )
 
 
@@ -97,9 +93,8 @@ async def _job(context: ServerContext, request: Request, body: ChatCompletionReq
         logprobs=_num_logprobs(body),
         prompt_logprobs=body.prompt_logprobs,
     )
-    (tokens,) = await encode(
-        context, [await render_prompt(context, body)], add_special_tokens=body.add_special_tokens is True
-    )
+    text = await render_prompt(context, body)
+    (tokens,) = await encode(context, [text], add_special_tokens=body.add_special_tokens is True)
     return Job(
         prompts=[tokens], params=[params], priority=priority(request, body), cache_salt=body.cache_salt
     )
@@ -126,68 +121,6 @@ def _num_logprobs(body: ChatCompletionRequest) -> int | None:
             raise InvalidRequest("top_logprobs needs logprobs: true", param="top_logprobs")
         return None
     return top or 0
-
-
-async def render_prompt(context: ServerContext, body: ChatCompletionRequest) -> str:
-    """The conversation in the form that the model was trained on. Raises `InvalidRequest`."""
-    template = context.engine.chat_template
-    if not template:
-        raise InvalidRequest(
-            f"{context.model_name!r} has no chat template; use /v1/completions", code="no_chat_template"
-        )
-    if not body.messages:
-        raise InvalidRequest("messages must not be empty", param="messages")
-    messages = [_plain(message) for message in body.messages]
-    check_text_length(context, "".join(message["content"] for message in messages), "messages")
-    unfinished = body.continue_final_message is True
-    add_generation_prompt = or_default(body.add_generation_prompt, not unfinished)
-    if unfinished and add_generation_prompt:
-        raise InvalidRequest(
-            "continue_final_message and add_generation_prompt exclude each other",
-            param="continue_final_message",
-        )
-    if unfinished and messages[-1]["role"] != "assistant":
-        raise InvalidRequest(
-            "continue_final_message needs a last message of the assistant", param="continue_final_message"
-        )
-
-    variables = body.chat_template_kwargs or {}
-    for name in variables:
-        if name in RESERVED_VARIABLES:
-            raise InvalidRequest(
-                f"chat_template_kwargs: {name!r} is reserved; it has a parameter of its own or none",
-                param="chat_template_kwargs",
-            )
-
-    def render() -> str:
-        text = template.render(messages, add_generation_prompt=add_generation_prompt, **variables)
-        return _cut_after(text, messages[-1]["content"]) if unfinished else text
-
-    return await context.offload(sum(len(message["content"]) for message in messages), render)
-
-
-def _plain(message: Message) -> dict[str, str]:
-    """A message as templates know it: content is text, and developers are the system."""
-    content = message.content
-    plain = {
-        "role": "system" if message.role == "developer" else message.role,
-        "content": content if isinstance(content, str) else "\n".join(part.text for part in content),
-    }
-    if message.name is not None:
-        plain["name"] = message.name
-    return plain
-
-
-def _cut_after(text: str, final: str) -> str:
-    """The prompt up to the end of its last message, without what the template puts behind."""
-    final = final.strip()
-    start = text.rfind(final)
-    if not final or start < 0:
-        raise InvalidRequest(
-            "continue_final_message: the chat template does not show the last message as it is",
-            param="continue_final_message",
-        )
-    return text[: start + len(final)]
 
 
 class _Writer:

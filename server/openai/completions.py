@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterator
 from dataclasses import replace
+from functools import partial
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
 from ...engine.outputs import CompletionOutput, RequestOutput, TokenLogprobs
-from ...engine.sampling_params import SamplingParams
+from ...engine.sampling_params import MAX_CHOICES, SamplingParams
 from ...errors import InvalidRequest
 from ..context import RequestRecord, ServerContext
 from ..generation import Batch, DeltaStream, Job, collect, encode, run, while_connected
@@ -100,18 +101,20 @@ async def _job(context: ServerContext, request: Request, body: CompletionRequest
 def _params(context: ServerContext, body: CompletionRequest) -> SamplingParams:
     n = or_default(body.n, 1)
     best_of = or_default(body.best_of, n)
-    if best_of < n:
-        raise InvalidRequest(f"best_of ({best_of}) must not be less than n ({n})", param="best_of")
+    if not n <= best_of <= max(n, MAX_CHOICES):
+        raise InvalidRequest(
+            f"best_of must be between n ({n}) and {MAX_CHOICES}, got {best_of}", param="best_of"
+        )
     if best_of > n and body.stream:
         raise InvalidRequest("best_of above n cannot be streamed", param="best_of")
-    ranks = best_of > n and n >= 1
+    ranks = best_of > n
     scores = body.prompt_logprobs
     if body.echo and (body.logprobs is not None or body.max_tokens == 0):
         scores = max(or_default(scores, 0), or_default(body.logprobs, 0))
     return sampling_params(
         body,
         context.engine.model_config.generation,
-        n=best_of if ranks else n,
+        n=best_of if n >= 1 else n,  # what is wrong with n is said of n
         max_tokens=or_default(body.max_tokens, DEFAULT_MAX_TOKENS),
         logprobs=0 if ranks and body.logprobs is None else body.logprobs,
         prompt_logprobs=scores,
@@ -197,7 +200,7 @@ class _Writer:
                 add_logprobs(
                     logprobs, self._tokenizer, output.prompt_token_ids, entries, offsets, body.logprobs
                 )
-                offsets.begin_text()
+                offsets.end_prompt()
             add_logprobs(
                 logprobs, self._tokenizer, part.token_ids, part.logprobs or [], offsets, body.logprobs
             )
@@ -231,12 +234,14 @@ async def _events(
         id=envelope.id, created=envelope.created, model=envelope.model, choices=[], usage=None
     )
     encode_chunk = ChunkEncoder(last if with_usage else msgspec.structs.replace(last, usage=msgspec.UNSET))
+
+    def write(batch: Batch) -> bytes:
+        return b"".join(map(encode_chunk, writer.deltas(batch)))
+
     async for batch in deltas:
-        if data := await context.offload(
-            # Only the scores of a prompt are long: they come in one piece.
-            sum(answer_bytes(output) for _, output in batch if output.prompt_logprobs is not None),
-            lambda batch=batch: b"".join(map(encode_chunk, writer.deltas(batch))),
-        ):
+        # Only the scores of a prompt are long: they come in one piece.
+        size = sum(answer_bytes(output) for _, output in batch if output.prompt_logprobs is not None)
+        if data := await context.offload(size, partial(write, batch)):
             yield data
     if with_usage:
         last.usage = usage(record)

@@ -17,14 +17,14 @@ class TextOffsets:
     """
 
     def __init__(self, tokenizer: Tokenizer, *, skip_special_tokens: bool) -> None:
-        self._tokenizer = tokenizer
-        self._skip_special_tokens = skip_special_tokens
+        self._new_stream = lambda: tokenizer.stream(skip_special_tokens=skip_special_tokens)
+        self._stream = self._new_stream()
         self._position = 0
-        self.begin_text()
 
-    def begin_text(self) -> None:
+    def end_prompt(self) -> None:
         """The next token is the first of the output, which is decoded apart from the prompt."""
-        self._stream = self._tokenizer.stream(skip_special_tokens=self._skip_special_tokens)
+        self._position += len(self._stream.flush())
+        self._stream = self._new_stream()
 
     def place(self, token: int) -> int:
         """The offset of the next token."""

@@ -13,7 +13,6 @@ from typer.testing import CliRunner
 from quire.cli.options import ENGINE, SAMPLING, SERVER, Group, takes
 from quire.cli.serve import SERVED
 from quire.engine.config import EngineConfig
-from quire.engine.sampling_params import SamplingParams
 from quire.server.settings import ServerSettings
 
 NOT_ON_THE_COMMAND_LINE = {"api_key"}

@@ -234,17 +234,14 @@ def test_the_environment_forces_an_instruction_set() -> None:
         assert shown.strip() == name if cpu.cpu_features()[name] else f"this CPU has no {name}" in shown
 
 
-def test_a_forced_instruction_set_that_is_wrong_makes_the_column_unavailable(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    from quire.kernels import _C
+def test_unavailable_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> tuple[str, bool]:
+        raise RuntimeError("QUIRE_ISA=avx512, but this CPU has no avx512")
 
-    monkeypatch.setenv("QUIRE_ISA", "sse9")
-    with pytest.raises(RuntimeError, match="sse9"):
-        _C.set_isa("", True)
-    monkeypatch.undo()
-    _C.set_isa("", True)
-    assert cpu.unavailable() is None
+    monkeypatch.setattr(cpu._C, "isa", refuse)
+    assert cpu.unavailable() == "QUIRE_ISA=avx512, but this CPU has no avx512"
+    monkeypatch.setattr(cpu, "_import_error", "No module named '_C'")
+    assert cpu.unavailable() == "the C++ extension is not built (No module named '_C')"
 
 
 def test_importing_starts_no_threads() -> None:

@@ -32,6 +32,7 @@ class QuireProcess:
                 env=environment,
                 stdout=log,
                 stderr=log,
+                start_new_session=True,
             )
         self.url = self._wait_for_url()
         self.engine_pid = self.find_engine().pid

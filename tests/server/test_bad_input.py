@@ -36,7 +36,8 @@ async def refusal(response, status: int = 400) -> dict:
         ({"n": True}, "n"),
         ({"n": "1"}, "n"),
         ({"n": 1.5}, "n"),
-        ({"best_of": 10**9}, "n"),
+        ({"best_of": 10**9}, "best_of"),
+        ({"best_of": 2, "n": 0}, "n"),
         ({"n": 2, "best_of": 1}, "best_of"),
         ({"best_of": 2, "stream": True}, "best_of"),
         ({"max_tokens": -1}, "max_tokens"),
@@ -192,7 +193,7 @@ async def test_length_is_checked_before_tokenising(served: Served, monkeypatch: 
     def encode(*args: object, **kwargs: object) -> None:
         raise AssertionError("tokenised")
 
-    monkeypatch.setattr(served.engine.tokenizer, "encode", encode)
+    monkeypatch.setattr(served.engine.tokenizer, "encode_batch", encode)
     monkeypatch.setattr(type(served.engine.chat_template), "render", encode)
     text = "a" * 15_000_000
     for response in (

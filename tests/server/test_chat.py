@@ -136,8 +136,14 @@ async def test_a_conversation_can_be_continued_in_the_assistants_turn(served: Se
     messages = [*HI, {"role": "assistant", "content": "Well, "}]
     assert (await served.chat(messages=messages, continue_final_message=True)).status_code == 200
     assert (await served.chat(messages=HI, add_generation_prompt=False)).status_code == 200
-    assert prompts(served) == ["[user]hi\n[assistant]Well,", "[user]hi\n"]
+    assert prompts(served) == ["[user]hi\n[assistant]Well, ", "[user]hi\n"]
+    served.engine.chat_template = ChatTemplate({"default": "{{ messages[-1].content | trim }} END"}, {})
+    assert (await served.chat(messages=messages, continue_final_message=True)).status_code == 200
+    assert prompts(served)[2:] == ["Well,"]
+    served.engine.chat_template = ChatTemplate({"default": "{{ messages[-1].content | upper }}"}, {})
     for wrong in (
+        {"messages": messages, "continue_final_message": True},
+        {"messages": [*HI, {"role": "assistant", "content": " "}], "continue_final_message": True},
         {"messages": HI, "continue_final_message": True},
         {"messages": messages, "continue_final_message": True, "add_generation_prompt": True},
     ):

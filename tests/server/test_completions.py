@@ -136,6 +136,14 @@ async def test_echo_and_continue(served: Served, stream: bool) -> None:
     assert (events(without.text)[0] if stream else without.json())["choices"][0]["logprobs"] is None
 
 
+async def test_offsets_after_a_prompt_that_ends_within_a_character(served: Served) -> None:
+    letter, first_byte = served.engine.tokenizer.encode("aé")[:2]
+    response = await served.complete(prompt=[letter, first_byte], echo=True, logprobs=0, max_tokens=1)
+    choice = response.json()["choices"][0]
+    assert choice["text"] == "a\ufffda"
+    assert choice["logprobs"]["text_offset"] == [0, 1, 2]
+
+
 async def test_best_of_takes_the_most_likely(served: Served) -> None:
     # Of the fake's choices, the last one is the most likely: it begins with the third letter.
     answer = (await served.complete(prompt="abc", n=2, best_of=3, max_tokens=2)).json()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import random
 import signal
 from collections.abc import AsyncIterator, Iterator
@@ -258,7 +259,8 @@ async def test_oversubscription_and_drain(tmp_path) -> None:
                 return figures["num_requests_running"] + figures["num_requests_waiting"] == 14
 
             await until(all_in, "all requests are in the engine")
-            server.process.send_signal(signal.SIGTERM)
+            # Terminals and service managers signal the whole group, the engine's process included.
+            os.killpg(server.process.pid, signal.SIGTERM)
 
             async def is_draining() -> bool:
                 return (await client.get("/ready")).json().get("error", {}).get("type") == "draining"

@@ -138,7 +138,7 @@ async def test_drain_that_takes_too_long() -> None:
         served.context.draining = True
         *_, error, done = (await streamed).text.strip().split("\n\n")
         assert (json.loads(error.removeprefix("data: "))["error"]["code"], done) == (
-            "engine_died",
+            "draining",
             "data: [DONE]",
         )
-        assert (await whole).status_code == 500
+        assert (await whole).status_code == 503

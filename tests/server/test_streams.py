@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 
 import pytest
 
@@ -119,3 +120,23 @@ async def test_a_body_that_never_ends_times_out() -> None:
         response = await served.client.post("/v1/completions", content=slow(), headers=headers)
     assert response.status_code == 408
     assert response.json()["error"]["type"] == "request_timeout"
+
+
+async def test_a_reader_that_never_reads_is_cut_off() -> None:
+    settings = ServerSettings(send_timeout=0.3)
+    async with serve_on_port(FakeEngine(max_model_len=100_000, answer_tokens=100_000), settings) as (
+        served,
+        _,
+    ):
+        url = served.client.base_url
+        body = json.dumps({"prompt": "a", "stream": True, "max_tokens": 90_000, "logprobs": 20}).encode()
+        head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.setblocking(False)
+            loop = asyncio.get_running_loop()
+            await loop.sock_connect(client, (url.host, url.port))
+            await loop.sock_sendall(client, head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+            await until(lambda: served.engine.running, "it runs")
+            await until(lambda: not served.engine.running, "it is cut off")
+            assert (await served.complete()).status_code == 200
