@@ -71,6 +71,6 @@ define install_quire
 	@echo "Installing quire and what it needs into $(VENV); the first time takes a minute or two"
 	@rm -f kernels/_C.*.so
 	@$(PIP) --constraint constraints.txt --editable '$(1)'
-	@ls kernels/_C.*.so >/dev/null 2>&1 || echo "The C++ kernels were not built (no compiler?):" \
-		"quire will run on its reference kernels, slowly"
+	@ls kernels/_C.*.so >/dev/null 2>&1 || echo "The C++ kernels were not built, so quire will run on its slow" \
+		"reference kernels. Is there a C++ compiler? $(BIN)/pip install -v -e . shows what went wrong."
 endef

@@ -72,9 +72,9 @@ constexpr int kPrefetchSteps = 32;
 
 // sums[r][16 * v + lane] += x[r] . w[column] over `steps` steps; `fresh` starts from zero.
 //
-// x: [steps][R]. w: the first column's words at step 0; vectors of columns 2 and 3 lie `panel` bytes on.
+// x: [steps][R]. w: the first column's words at step 0, within a panel.
 template <class Kind, int R, int V>
-void dot_tile(const char* x, const char* w, std::size_t panel, int steps, float* sums, bool fresh) {
+void dot_tile(const char* x, const char* w, int steps, float* sums, bool fresh) {
   constexpr std::size_t kWordBytes = 4, kWeightStep = kPanel * kWordBytes, kXStep = R * Kind::kStepBytes;
   Vec s[R][V];
   QUIRE_UNROLL(16)
@@ -84,7 +84,7 @@ void dot_tile(const char* x, const char* w, std::size_t panel, int steps, float*
   }
   const char* columns[V];
   QUIRE_UNROLL(4)
-  for (int v = 0; v < V; ++v) columns[v] = w + (v / 2) * panel + (v % 2) * kLanes * kWordBytes;
+  for (int v = 0; v < V; ++v) columns[v] = w + v * kLanes * kWordBytes;
   for (int step = 0; step < steps; ++step) {
     if (R <= kStreamRows) {  // few rows: the weight streams from memory
       QUIRE_UNROLL(4)
@@ -102,7 +102,7 @@ void dot_tile(const char* x, const char* w, std::size_t panel, int steps, float*
   }
 }
 
-using DotTile = void (*)(const char*, const char*, std::size_t, int, float*, bool);
+using DotTile = void (*)(const char*, const char*, int, float*, bool);
 
 constexpr int largest_tile(DotKind kind) { return kind == DotKind::pair_panel ? kPairRows : kFloatRows; }
 

@@ -2,7 +2,8 @@
 
 namespace quire::QUIRE_TARGET {
 
-// Steps of K per pass over the tiles: two vectors of columns for so many steps stay in the L1 cache.
+// Steps of K per pass over the tiles: two vectors of columns for so many steps, 32 KiB,
+// stay near.
 constexpr int kBlockSteps = 256;
 
 inline void pack_tile(const char* x, DType type, std::int64_t stride, int rows, int size, DotKind kind,
@@ -75,8 +76,8 @@ void linear_columns(const LinearTask& t, int vector) {
       const std::size_t rows = static_cast<std::size_t>(t.tiling.rows_of(tile));
       const char* x = t.x + (first * static_cast<std::size_t>(t.steps) + rows * static_cast<std::size_t>(begin)) * x_step;
       float* sums = t.sums + first * V * kLanes;
-      (tile < t.tiling.longer ? longer : shorter)(x, weight + static_cast<std::size_t>(begin) * kPanel * 4, panel,
-                                                  steps, sums, begin == 0);
+      (tile < t.tiling.longer ? longer : shorter)(x, weight + static_cast<std::size_t>(begin) * kPanel * 4, steps,
+                                                  sums, begin == 0);
     }
   }
   const int rows = t.tiling.first_row(t.tiling.tiles);
@@ -88,7 +89,7 @@ inline void linear(const LinearTask& t) {
   int vector = t.first_vector;
   const int end = t.first_vector + t.vectors;
   while (vector < end) {
-    if (few && end - vector >= kWideVectors) {
+    if (few) {
       linear_columns<kWideVectors, kWideRows>(t, vector);
       vector += kWideVectors;
     } else {

@@ -162,10 +162,10 @@ inline void transpose_words(const std::uint32_t* const rows[16], std::uint32_t* 
 
 // Shapes of the register tiles: see dot_tile.h and attention_kernels.h.
 constexpr int kFloatRows = 6, kPairRows = 5;
-constexpr int kWideRows = 2;          // up to so many rows, a tile is wider
-constexpr int kStreamRows = 4;        // up to so many rows, the weight is prefetched
 constexpr int kTileVectors = 1;  // vectors of columns in a tile
-constexpr int kWideVectors = 2;  // the same with few rows
+constexpr int kWideRows = 2;     // up to so many rows, a tile of kWideVectors fits the registers too
+constexpr int kWideVectors = 2;
+constexpr int kStreamRows = 4;   // up to so many rows, the weight is prefetched
 constexpr int kValueRows = 6, kValueVectors = 1;
 
 }  // namespace quire::QUIRE_TARGET

@@ -1,129 +1,146 @@
-// Sixteen floats in plain C++, four at a time, so that a compiler finds SSE2 or NEON in them. This file
-// also says what each vector function means; simd_avx2.h and simd_avx512.h are the same in intrinsics.
+// Sixteen floats in portable vectors of four, which compilers turn into SSE2, NEON or whatever there is.
+// This file also says what each vector function means; simd_avx2.h and simd_avx512.h are the same in
+// intrinsics.
 
 namespace quire::QUIRE_TARGET {
 
+using Quad = float __attribute__((vector_size(16)));
+using QuadBits = std::uint32_t __attribute__((vector_size(16)));
+
 struct Vec {
-  float lane[16];
+  Quad q[4];
 };
 
-#define QUIRE_LANES(expression)                 \
-  Vec r;                                        \
-  for (int i = 0; i < 16; ++i) r.lane[i] = expression; \
+// A Vec whose quads are `expression` of i.
+#define QUIRE_QUADS(expression)                       \
+  Vec r;                                              \
+  QUIRE_UNROLL(4)                                     \
+  for (int i = 0; i < 4; ++i) r.q[i] = (expression); \
   return r
 
-inline std::uint32_t bits_of(float x) {
-  std::uint32_t bits;
-  __builtin_memcpy(&bits, &x, 4);
-  return bits;
-}
-
-inline float float_of(std::uint32_t bits) {
-  float x;
-  __builtin_memcpy(&x, &bits, 4);
-  return x;
-}
-
-inline Vec set1(float x) { QUIRE_LANES(x); }
+inline Vec set1(float x) { QUIRE_QUADS((Quad{x, x, x, x})); }
 inline Vec zero() { return set1(0.0f); }
-inline Vec add(const Vec& a, const Vec& b) { QUIRE_LANES(a.lane[i] + b.lane[i]); }
-inline Vec sub(const Vec& a, const Vec& b) { QUIRE_LANES(a.lane[i] - b.lane[i]); }
-inline Vec mul(const Vec& a, const Vec& b) { QUIRE_LANES(a.lane[i] * b.lane[i]); }
-inline Vec div(const Vec& a, const Vec& b) { QUIRE_LANES(a.lane[i] / b.lane[i]); }
+inline Vec add(const Vec& a, const Vec& b) { QUIRE_QUADS(a.q[i] + b.q[i]); }
+inline Vec sub(const Vec& a, const Vec& b) { QUIRE_QUADS(a.q[i] - b.q[i]); }
+inline Vec mul(const Vec& a, const Vec& b) { QUIRE_QUADS(a.q[i] * b.q[i]); }
+inline Vec div(const Vec& a, const Vec& b) { QUIRE_QUADS(a.q[i] / b.q[i]); }
 
 // a * b + c; fused where the instruction set can.
-inline Vec fma(const Vec& a, const Vec& b, const Vec& c) { QUIRE_LANES(a.lane[i] * b.lane[i] + c.lane[i]); }
+inline Vec fma(const Vec& a, const Vec& b, const Vec& c) { QUIRE_QUADS(a.q[i] * b.q[i] + c.q[i]); }
 
 // If either is NaN, the second: max(limit, x) keeps a NaN in x.
-inline Vec max(const Vec& a, const Vec& b) { QUIRE_LANES(a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i]); }
-inline Vec min(const Vec& a, const Vec& b) { QUIRE_LANES(a.lane[i] < b.lane[i] ? a.lane[i] : b.lane[i]); }
-inline Vec abs(const Vec& a) { QUIRE_LANES(float_of(bits_of(a.lane[i]) & 0x7fffffffu)); }
+inline Vec max(const Vec& a, const Vec& b) { QUIRE_QUADS(a.q[i] > b.q[i] ? a.q[i] : b.q[i]); }
+inline Vec min(const Vec& a, const Vec& b) { QUIRE_QUADS(a.q[i] < b.q[i] ? a.q[i] : b.q[i]); }
+inline Vec abs(const Vec& a) { QUIRE_QUADS((Quad)((QuadBits)a.q[i] & 0x7fffffffu)); }
 
 // a < b ? yes : no, lane by lane; NaN compares false.
 inline Vec where_less(const Vec& a, const Vec& b, const Vec& yes, const Vec& no) {
-  QUIRE_LANES(a.lane[i] < b.lane[i] ? yes.lane[i] : no.lane[i]);
+  QUIRE_QUADS(a.q[i] < b.q[i] ? yes.q[i] : no.q[i]);
+}
+
+// To the nearest integer, halves to even; for |x| < 2^22.
+inline Vec round_to_integer(const Vec& x) { QUIRE_QUADS((x.q[i] + 12582912.0f) - 12582912.0f); }
+
+// 2^n for an integral n in [-126, 127]: n + 127 as an integer, from the low bits of a large float.
+inline Vec power_of_two(const Vec& n) { QUIRE_QUADS((Quad)((QuadBits)(n.q[i] + 8388735.0f) << 23)); }
+
+inline Vec load(const float* p) {
+  Vec r;
+  __builtin_memcpy(&r, p, sizeof(r));
+  return r;
+}
+inline void store(float* p, const Vec& x) { __builtin_memcpy(p, &x, sizeof(x)); }
+
+// The first n values and zeros after them.
+inline Vec load_first(const float* p, int n) {
+  float padded[16] = {};
+  __builtin_memcpy(padded, p, sizeof(float) * static_cast<unsigned>(n));
+  return load(padded);
+}
+inline void store_first(float* p, const Vec& x, int n) {
+  __builtin_memcpy(p, &x, sizeof(float) * static_cast<unsigned>(n));
 }
 
 // Lanes begin..end - 1 of x; the others become `fill`.
 inline Vec keep_lanes(const Vec& x, int begin, int end, float fill) {
-  QUIRE_LANES(i >= begin && i < end ? x.lane[i] : fill);
+  float lanes[16];
+  store(lanes, x);
+  for (int i = 0; i < 16; ++i) {
+    if (i < begin || i >= end) lanes[i] = fill;
+  }
+  return load(lanes);
 }
 
-// To the nearest integer, halves to even; for |x| < 2^22.
-inline Vec round_to_integer(const Vec& x) { QUIRE_LANES((x.lane[i] + 12582912.0f) - 12582912.0f); }
-
-// 2^n for an integral n in [-126, 127].
-inline Vec power_of_two(const Vec& n) {
-  QUIRE_LANES(float_of(static_cast<std::uint32_t>(static_cast<int>(n.lane[i]) + 127) << 23));
+inline Vec load(const Bf16* p) {
+  std::uint32_t bits[16];
+  for (int i = 0; i < 16; ++i) bits[i] = static_cast<std::uint32_t>(p[i].bits) << 16;
+  Vec r;
+  __builtin_memcpy(&r, bits, sizeof(r));
+  return r;
 }
-
-inline float widen(Bf16 x) { return float_of(static_cast<std::uint32_t>(x.bits) << 16); }
+inline Vec load_first(const Bf16* p, int n) {
+  Bf16 padded[16] = {};
+  __builtin_memcpy(padded, p, sizeof(Bf16) * static_cast<unsigned>(n));
+  return load(padded);
+}
 
 // To the nearest bf16, halves to even; NaN stays NaN.
-inline Bf16 narrow(float x) {
-  const std::uint32_t bits = bits_of(x);
+inline Bf16 narrow(std::uint32_t bits) {
+  const bool nan = (bits & 0x7fffffffu) > 0x7f800000u;
   const std::uint32_t rounded = bits + 0x7fff + ((bits >> 16) & 1);
-  return {static_cast<std::uint16_t>((x == x ? rounded : bits | 0x400000) >> 16)};
-}
-
-inline Vec load(const float* p) { QUIRE_LANES(p[i]); }
-inline Vec load(const Bf16* p) { QUIRE_LANES(widen(p[i])); }
-
-// The first n values and zeros after them.
-inline Vec load_first(const float* p, int n) { QUIRE_LANES(i < n ? p[i] : 0.0f); }
-inline Vec load_first(const Bf16* p, int n) { QUIRE_LANES(i < n ? widen(p[i]) : 0.0f); }
-
-inline void store(float* p, const Vec& x) {
-  for (int i = 0; i < 16; ++i) p[i] = x.lane[i];
+  return {static_cast<std::uint16_t>((nan ? bits | 0x400000u : rounded) >> 16)};
 }
 inline void store(Bf16* p, const Vec& x) {
-  for (int i = 0; i < 16; ++i) p[i] = narrow(x.lane[i]);
-}
-inline void store_first(float* p, const Vec& x, int n) {
-  for (int i = 0; i < n; ++i) p[i] = x.lane[i];
+  std::uint32_t bits[16];
+  __builtin_memcpy(bits, &x, sizeof(x));
+  for (int i = 0; i < 16; ++i) p[i] = narrow(bits[i]);
 }
 inline void store_first(Bf16* p, const Vec& x, int n) {
-  for (int i = 0; i < n; ++i) p[i] = narrow(x.lane[i]);
+  Bf16 all[16];
+  store(all, x);
+  __builtin_memcpy(p, all, sizeof(Bf16) * static_cast<unsigned>(n));
 }
 
-// Sixteen pairs of bf16: the first of each pair, and the second.
+// Sixteen pairs of bf16, each a word: the first of each pair (its low half), and the second.
 inline void load_pairs(const Bf16* p, Vec& even, Vec& odd) {
-  for (int i = 0; i < 16; ++i) {
-    even.lane[i] = widen(p[2 * i]);
-    odd.lane[i] = widen(p[2 * i + 1]);
+  QuadBits words[4];
+  __builtin_memcpy(words, p, sizeof(words));
+  QUIRE_UNROLL(4)
+  for (int i = 0; i < 4; ++i) {
+    even.q[i] = (Quad)(words[i] << 16);
+    odd.q[i] = (Quad)(words[i] & 0xffff0000u);
   }
 }
 
 // Adds neighbours at distance 8, 4, 2 and 1, in this order; so do all instruction sets.
 inline float sum(const Vec& x) {
-  float a[8];
-  for (int i = 0; i < 8; ++i) a[i] = x.lane[i] + x.lane[i + 8];
-  for (int i = 0; i < 4; ++i) a[i] += a[i + 4];
-  for (int i = 0; i < 2; ++i) a[i] += a[i + 2];
-  return a[0] + a[1];
+  const Quad four = (x.q[0] + x.q[2]) + (x.q[1] + x.q[3]);
+  return (four[0] + four[2]) + (four[1] + four[3]);
 }
 
 inline float largest(const Vec& x) {
-  float r = x.lane[0];
-  for (int i = 1; i < 16; ++i) r = x.lane[i] > r ? x.lane[i] : r;
+  float lanes[16];
+  store(lanes, x);
+  float r = lanes[0];
+  for (int i = 1; i < 16; ++i) r = lanes[i] > r ? lanes[i] : r;
   return r;
 }
 
 // rows[i] is a pointer to 16 words; word j of row i goes to out[j * stride + i].
 inline void transpose_words(const std::uint32_t* const rows[16], std::uint32_t* out, int stride) {
   for (int j = 0; j < 16; ++j) {
-    for (int i = 0; i < 16; ++i) out[j * stride + i] = rows[i][j];
+    for (int i = 0; i < 16; ++i) __builtin_memcpy(out + j * stride + i, rows[i] + j, 4);
   }
 }
 
-#undef QUIRE_LANES
+#undef QUIRE_QUADS
 
 // Shapes of the register tiles: see dot_tile.h and attention_kernels.h.
-constexpr int kFloatRows = 2, kPairRows = 2;
-constexpr int kWideRows = 1;          // up to so many rows, a tile is wider
-constexpr int kStreamRows = 0;        // up to so many rows, the weight is prefetched
+constexpr int kFloatRows = 3, kPairRows = 2;
 constexpr int kTileVectors = 1;  // vectors of columns in a tile
-constexpr int kWideVectors = 2;  // the same with few rows
-constexpr int kValueRows = 2, kValueVectors = 1;
+constexpr int kWideRows = 1;     // up to so many rows, a tile of kWideVectors fits the registers too
+constexpr int kWideVectors = 2;
+constexpr int kStreamRows = 0;   // up to so many rows, the weight is prefetched
+constexpr int kValueRows = 3, kValueVectors = 1;
 
 }  // namespace quire::QUIRE_TARGET

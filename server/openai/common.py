@@ -60,8 +60,7 @@ def check_common(context: ServerContext, request: Request, body: SamplingFields)
     if body.request_id is not None:
         record.request_id = check_request_id(body.request_id, "request_id")
     record.user = _label("user", body.user)
-    if body.cache_salt is not None:
-        _label("cache_salt", body.cache_salt)
+    _label("cache_salt", body.cache_salt, shortest=1)
 
 
 def check_metadata(record: RequestRecord, tags: dict[str, str] | None, identifier: str | None) -> None:
@@ -78,10 +77,10 @@ def check_metadata(record: RequestRecord, tags: dict[str, str] | None, identifie
         record.tags["safety_identifier"] = _label("safety_identifier", identifier) or ""
 
 
-def _label(name: str, value: str | None) -> str | None:
-    if value is not None and not 0 < len(value) <= MAX_LABEL_CHARACTERS:
+def _label(name: str, value: str | None, shortest: int = 0) -> str | None:
+    if value is not None and not shortest <= len(value) <= MAX_LABEL_CHARACTERS:
         raise InvalidRequest(
-            f"{name} must have 1 to {MAX_LABEL_CHARACTERS} characters, got {len(value)}", param=name
+            f"{name} must have {shortest} to {MAX_LABEL_CHARACTERS} characters, got {len(value)}", param=name
         )
     return value
 

@@ -137,7 +137,7 @@ async def test_a_conversation_can_be_continued_in_the_assistants_turn(served: Se
     assert (await served.chat(messages=messages, continue_final_message=True)).status_code == 200
     assert (await served.chat(messages=HI, add_generation_prompt=False)).status_code == 200
     assert prompts(served) == ["[user]hi\n[assistant]Well, ", "[user]hi\n"]
-    served.engine.chat_template = ChatTemplate({"default": "{{ messages[-1].content | trim }} END"}, {})
+    served.engine.chat_template = ChatTemplate({"default": "{{ messages[-1].content | trim }}<END>"}, {})
     assert (await served.chat(messages=messages, continue_final_message=True)).status_code == 200
     assert prompts(served)[2:] == ["Well,"]
     served.engine.chat_template = ChatTemplate({"default": "{{ messages[-1].content | upper }}"}, {})

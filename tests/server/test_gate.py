@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import logging
+import socket
 
 import pytest
 
+from quire.engine.async_engine import AsyncEngine
+from quire.engine.config import EngineConfig
+from quire.server.main import serve
 from quire.server.settings import ServerSettings, check_bind_address, read_api_key
 
 from .conftest import Served, serve_in_process
@@ -170,3 +174,20 @@ def test_where_the_key_comes_from(monkeypatch: pytest.MonkeyPatch, tmp_path) -> 
 def test_settings_are_checked(wrong: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong)).replace("_", ".").replace("api.key", "API key")):
         ServerSettings(**wrong)
+
+
+def test_a_server_that_cannot_listen_loads_no_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def start(config: EngineConfig) -> None:
+        raise AssertionError("the model was loaded")
+
+    monkeypatch.setattr(AsyncEngine, "start", start)
+    monkeypatch.delenv("QUIRE_API_KEY", raising=False)
+    monkeypatch.delenv("QUIRE_API_KEY_FILE", raising=False)
+    config = EngineConfig(model="embedded")
+    with pytest.raises(ValueError, match="API key"):
+        serve(config, host="0.0.0.0")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(OSError, match="in use"):
+            serve(config, port=taken.getsockname()[1])
