@@ -75,7 +75,9 @@ class OutputProcessor:
         choices = [
             ChoiceState(
                 index,
-                self._tokenizer.stream(skip_special_tokens=params.skip_special_tokens),
+                self._tokenizer.stream(
+                    skip_special_tokens=params.skip_special_tokens, after=prompt_token_ids
+                ),
                 StopMatcher(params.stop, include=params.include_stop_str_in_output),
             )
             for index in range(params.n)

@@ -18,6 +18,8 @@ from collections.abc import Callable, Collection, Sequence
 from tokenizers import Tokenizer as Backend
 from tokenizers.decoders import DecodeStream
 
+NEIGHBOURS = 8
+
 
 class TokenStream(ABC):
     """Takes tokens as they come and gives the text that has become certain."""
@@ -68,14 +70,16 @@ class LibraryTokenStream(TokenStream):
     Args:
         backend: The tokenizer whose decoder is used.
         skip_special_tokens: Whether to leave special tokens out.
+        after: Tokens before the text; the last few of them are all that a decoder looks at.
     """
 
-    def __init__(self, backend: Backend, skip_special_tokens: bool) -> None:
+    def __init__(self, backend: Backend, skip_special_tokens: bool, after: Sequence[int] = ()) -> None:
         self._backend = backend
         self._skip = skip_special_tokens
         self._stream = DecodeStream(skip_special_tokens=skip_special_tokens)
         self._ids: list[int] = []
         self._num_characters = 0
+        self.push(after[-NEIGHBOURS:])
 
     def push(self, ids: Sequence[int]) -> str:
         text = ""

@@ -151,12 +151,20 @@ class Tokenizer:
         stream = self.stream(skip_special_tokens=skip_special_tokens)
         return stream.push(ids) + stream.flush()
 
-    def stream(self, *, skip_special_tokens: bool = True) -> TokenStream:
-        """A stream that decodes one text as its tokens arrive."""
+    def stream(self, *, skip_special_tokens: bool = True, after: Sequence[int] = ()) -> TokenStream:
+        """A stream that decodes one text as its tokens arrive.
+
+        Args:
+            skip_special_tokens: Whether special tokens leave no text.
+            after: Tokens that stand before the text, a prompt say. A text that begins anew loses
+                the space that SentencePiece puts in front of its first word; one that goes on
+                after other text keeps it.
+        """
         if self._spelling.kind == "other":
-            return LibraryTokenStream(self._backend, skip_special_tokens)
+            return LibraryTokenStream(self._backend, skip_special_tokens, after)
         skipped = self.special_token_ids if skip_special_tokens else frozenset[int]()
-        return ByteTokenStream(self.token_bytes, skipped, self._spelling.strip_space)
+        begins_anew = all(token in self.special_token_ids for token in after)
+        return ByteTokenStream(self.token_bytes, skipped, self._spelling.strip_space and begins_anew)
 
     def token_text(self, token: int) -> str:
         """A token's own text, with U+FFFD for bytes that are no whole character."""

@@ -49,7 +49,7 @@ struct LinearTask {
   DType bias_type;
   char* y;  // row 0 of this block
   DType y_type;
-  float* sums;  // scratch: rows of the block * 16 * kWideVectors
+  float* sums;  // scratch: rows of the block * 32
 };
 
 struct NormArgs {
@@ -112,7 +112,6 @@ struct AttentionItem {
 struct KernelTable {
   int float_rows, pair_rows;  // the most rows in a tile
   bool pair_dot;              // whether bf16 times bf16 uses DotKind::pair_dot
-  int tile_vectors, wide_vectors, wide_rows;
 
   // Packs rows of x, `stride` elements apart, into one tile; columns past `size` become zeros.
   void (*pack_tile)(const char* x, DType type, std::int64_t stride, int rows, int size, DotKind kind, char* out);

@@ -53,28 +53,29 @@ void linear_rows(const LinearArgs& a, const KernelTable& table, std::int64_t fir
       split_rows(first, count, kind == DotKind::pair_panel ? table.pair_rows : table.float_rows);
   char* packed = static_cast<char*>(thread_scratch(0, static_cast<std::size_t>(count) * row_bytes + 64));
 
-  const auto pack_block = [&](const RowBlock& block, int tile) {
+  const auto pack = [&](const RowBlock& block, int tile) {
     const std::int64_t row = block.first_row + block.tiling.first_row(tile);
     const char* x = a.x + row * a.x_stride * static_cast<std::int64_t>(size_of(a.x_type));
     table.pack_tile(x, a.x_type, a.x_stride, block.tiling.rows_of(tile), static_cast<int>(a.in_features), kind,
                     packed + static_cast<std::size_t>(row - first) * row_bytes);
   };
-  const Tiling all = {static_cast<int>(blocks.size()) * kTilesPerBlock, 0, 0};
-  parallel_for(all.tiles, a.in_features * 8, [&](std::int64_t i) {
-    const RowBlock& block = blocks[static_cast<std::size_t>(i) / kTilesPerBlock];
+  const std::int64_t num_blocks = static_cast<std::int64_t>(blocks.size());
+  const std::int64_t most_tiles = num_blocks * kTilesPerBlock;
+  parallel_for(most_tiles, count * a.in_features / (4 * most_tiles), [&](std::int64_t i) {
+    const RowBlock& block = blocks[static_cast<std::size_t>(i / kTilesPerBlock)];
     const int tile = static_cast<int>(i % kTilesPerBlock);
-    if (tile < block.tiling.tiles) pack_block(block, tile);
+    if (tile < block.tiling.tiles) pack(block, tile);
   });
 
   const int vectors = 2 * static_cast<int>(ceil_div(a.out_features, std::int64_t{kPanel}));
   const int width = columns_per_task(vectors, blocks.size());
-  const std::int64_t columns = ceil_div(vectors, width), num_blocks = static_cast<std::int64_t>(blocks.size());
+  const std::int64_t columns = ceil_div(vectors, width);
   // Neighbouring tasks share columns, so that a weight is read from memory once for all blocks of rows.
   parallel_for(columns * num_blocks, std::int64_t{width} * kLanes * a.in_features, [&](std::int64_t task) {
     const RowBlock& block = blocks[static_cast<std::size_t>(task % num_blocks)];
     const int begin = static_cast<int>(task / num_blocks) * width;
     const int rows = block.tiling.first_row(block.tiling.tiles);
-    const std::size_t sums = static_cast<std::size_t>(rows * table.wide_vectors * kLanes) * sizeof(float);
+    const std::size_t sums = static_cast<std::size_t>(rows * kPanel) * sizeof(float);
     LinearTask t;
     t.kind = kind;
     t.x = packed + static_cast<std::size_t>(block.first_row - first) * row_bytes;

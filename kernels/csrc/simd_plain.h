@@ -136,7 +136,7 @@ inline void transpose_words(const std::uint32_t* const rows[16], std::uint32_t* 
 #undef QUIRE_QUADS
 
 // Shapes of the register tiles: see dot_tile.h and attention_kernels.h.
-constexpr int kFloatRows = 3, kPairRows = 2;
+constexpr int kFloatRows = 2, kPairRows = 2;
 constexpr int kTileVectors = 1;  // vectors of columns in a tile
 constexpr int kWideRows = 1;     // up to so many rows, a tile of kWideVectors fits the registers too
 constexpr int kWideVectors = 2;

@@ -22,7 +22,8 @@ async def render_prompt(context: ServerContext, body: ChatCompletionRequest) -> 
         )
     if not body.messages:
         raise InvalidRequest("messages must not be empty", param="messages")
-    messages = [_plain(message) for message in body.messages]
+    # A client's text must not become control tokens: only the template makes those.
+    messages = [context.engine.tokenizer.defuse(_plain(message)) for message in body.messages]
     check_text_length(context, "".join(message["content"] for message in messages), "messages")
     unfinished = body.continue_final_message is True
     add_generation_prompt = or_default(body.add_generation_prompt, not unfinished)

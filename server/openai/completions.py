@@ -182,7 +182,12 @@ class _Writer:
         offsets = self._offsets.get((prompt, part.index))
         is_first = offsets is None
         if offsets is None:
-            offsets = TextOffsets(self._tokenizer, skip_special_tokens=self._skip_special_tokens)
+            offsets = TextOffsets(
+                self._tokenizer,
+                output.prompt_token_ids,
+                echo=body.echo is True,
+                skip_special_tokens=self._skip_special_tokens,
+            )
             self._offsets[prompt, part.index] = offsets
         choice = CompletionChoice(
             index=prompt * self._n + part.index,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ...engine.outputs import Logprob, TokenLogprobs
+from ...models.token_stream import TokenStream
 from ...models.tokenizer import Tokenizer
 from .common import LOWEST_LOGPROB
 from .protocol import ChatLogprobs, CompletionLogprobs, TokenLogprob, TopLogprob
@@ -14,17 +15,30 @@ class TextOffsets:
     """Where each token begins in the text of a choice, in characters.
 
     A token that ends within a character adds nothing; the one that completes it adds the character.
+
+    Args:
+        tokenizer: Decodes the tokens.
+        prompt_token_ids: The prompt, which the text follows.
+        echo: Whether the text includes the prompt.
+        skip_special_tokens: Whether special tokens leave no text.
     """
 
-    def __init__(self, tokenizer: Tokenizer, *, skip_special_tokens: bool) -> None:
-        self._new_stream = lambda: tokenizer.stream(skip_special_tokens=skip_special_tokens)
-        self._stream = self._new_stream()
+    def __init__(
+        self, tokenizer: Tokenizer, prompt_token_ids: Sequence[int], *, echo: bool, skip_special_tokens: bool
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._prompt_token_ids = prompt_token_ids
+        self._skip_special_tokens = skip_special_tokens
+        self._stream = self._new_stream([] if echo else prompt_token_ids)
         self._position = 0
+
+    def _new_stream(self, after: Sequence[int]) -> TokenStream:
+        return self._tokenizer.stream(skip_special_tokens=self._skip_special_tokens, after=after)
 
     def end_prompt(self) -> None:
         """The next token is the first of the output, which is decoded apart from the prompt."""
         self._position += len(self._stream.flush())
-        self._stream = self._new_stream()
+        self._stream = self._new_stream(self._prompt_token_ids)
 
     def place(self, token: int) -> int:
         """The offset of the next token."""

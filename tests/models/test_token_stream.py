@@ -145,3 +145,13 @@ def test_other_decoders_go_through_the_library(make: Callable[[], Backend], ids:
     assert isinstance(tokenizer.stream(), LibraryTokenStream)
     assert joined(tokenizer, [[token] for token in ids]) == tokenizer._backend.decode(ids)
     assert tokenizer.decode(ids) == tokenizer._backend.decode(ids)
+
+
+def test_text_after_other_text_keeps_its_leading_space(shared_data: Path) -> None:
+    for name in ("models/stories260K", "tokenizers/llama2", "tokenizers/gpt2"):
+        tokenizer = Tokenizer.from_folder(shared_data / name)
+        ids = tokenizer.encode("Once upon a time there was a cat")
+        for cut in range(len(ids) + 1):
+            stream = tokenizer.stream(after=ids[:cut])
+            text = stream.push(ids[cut:]) + stream.flush()
+            assert tokenizer.decode(ids[:cut]) + text == tokenizer.decode(ids), (name, cut)
