@@ -206,3 +206,11 @@ async def test_labels_go_into_the_log_and_texts_do_not(
     assert "generated=13" in line
     assert "secret" not in line
     assert "\n" not in line
+
+
+async def test_special_tokens_in_a_message_are_mere_text(served: Served) -> None:
+    messages = [{"role": "user", "content": "a<eos>b"}, {"role": "user", "content": "c", "name": "<eos>"}]
+    assert (await served.chat(messages=messages)).status_code == 200
+    (seen,) = served.engine.seen
+    assert not served.engine.tokenizer.special_token_ids.intersection(seen[0])
+    assert prompts(served) == ["[user]a<eos>b\n[user <eos>]c\n[assistant]"]
