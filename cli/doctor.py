@@ -146,10 +146,12 @@ def _model(config: EngineConfig) -> Section:
             "device": str(choice.device),
             "dtype": str(choice.dtype).removeprefix("torch."),
             "max_model_len": choice.max_model_len,
-            "weight_bytes": weight_bytes(choice),
         }
+        to_come = 0
+        if config.load_format == "auto":
+            to_come = section["weights_bytes"] = weight_bytes(choice)
         check_weights_fit(config, choice)
-        section["kv_cache"] = plan_memory(config, choice, to_come=section["weight_bytes"]).describe()
+        section["kv_cache"] = plan_memory(config, choice, to_come=to_come).describe()
     except (QuireError, ValueError) as error:
         section["error"] = str(error)
     return section

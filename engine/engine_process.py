@@ -16,7 +16,7 @@ import sys
 import threading
 from typing import NoReturn
 
-from ..errors import Overloaded
+from ..errors import Overloaded, QuireError
 from . import protocol
 from .engine import Engine
 from .protocol import Abort, Add, Failed, Ready, Refused, ResetPrefixCache, Start, Step, ToEngine
@@ -125,7 +125,8 @@ def main() -> None:
 
         engine, choice, plan = build_engine(start.config)
     except Exception as error:
-        logger.exception("the engine cannot start")
+        if not isinstance(error, QuireError):  # those say all in one line, and the parent shows it
+            logger.exception("the engine cannot start")
         param = getattr(error, "param", None)
         connection.send(Failed(type(error).__name__, str(error), param))
         sys.exit(1)

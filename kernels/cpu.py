@@ -120,11 +120,15 @@ def prepare(weight: LinearWeight, *, release: bool = False) -> PackedDense:
     return packed
 
 
-def _rows(x: Tensor) -> Tensor:
-    """x as a matrix with contiguous rows, copied only if it must be."""
+def _rows(x: Tensor) -> tuple[Tensor, int, int]:
+    """x as a matrix with contiguous rows, copied only if it must be; how many rows; the step between them."""
     if x.dim() != 2:
         x = x.reshape(-1, x.shape[-1])
-    return x if x.stride(1) == 1 else x.contiguous()
+    stride, inner = x.stride()
+    if inner != 1:
+        x = x.contiguous()
+        stride = x.stride(0)
+    return x, x.shape[0], stride
 
 
 def _code(x: Tensor) -> int:
@@ -143,7 +147,7 @@ def linear(x: Tensor, weight: LinearWeight, bias: Tensor | None = None) -> Tenso
     shape = x.shape
     if shape[-1] != k:
         raise ValueError(f"linear takes {k} input features, got x of shape {tuple(shape)}")
-    rows = _rows(x)
+    rows, num_rows, stride = _rows(x)
     y = torch.empty((*shape[:-1], n), dtype=x.dtype)
     bias_address = bias_code = 0
     if bias is not None:
@@ -154,8 +158,8 @@ def linear(x: Tensor, weight: LinearWeight, bias: Tensor | None = None) -> Tenso
     _C.linear(
         rows.data_ptr(),
         _code(x),
-        rows.stride(0),
-        rows.shape[0],
+        stride,
+        num_rows,
         packed.data.data_ptr(),
         _CODES[packed.data.dtype],
         n,
@@ -173,23 +177,11 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
         return reference.rms_norm(x, weight, eps)
     size = x.shape[-1]
     _check_channels(weight, size)
-    rows = _rows(x)
+    rows, num_rows, stride = _rows(x)
     y = torch.empty(x.shape, dtype=x.dtype)
-    address = y.data_ptr()
     weight = weight.contiguous()
-    _C.rms_norm(
-        rows.data_ptr(),
-        rows.stride(0),
-        0,
-        0,
-        weight.data_ptr(),
-        address,
-        0,
-        _code(x),
-        rows.shape[0],
-        size,
-        eps,
-    )
+    addresses = rows.data_ptr(), weight.data_ptr(), y.data_ptr()
+    _C.rms_norm(addresses[0], stride, 0, 0, addresses[1], addresses[2], 0, _code(x), num_rows, size, eps)
     return y
 
 
@@ -199,19 +191,21 @@ def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tup
         return reference.add_rms_norm(x, residual, weight, eps)
     size = x.shape[-1]
     _check_channels(weight, size)
-    rows, others = _rows(x), _rows(residual)
-    y, total = torch.empty(x.shape, dtype=x.dtype), torch.empty(x.shape, dtype=x.dtype)
+    rows, num_rows, stride = _rows(x)
+    others, _, other_stride = _rows(residual)
+    y = torch.empty(x.shape, dtype=x.dtype)
+    total = torch.empty(x.shape, dtype=x.dtype)
     weight = weight.contiguous()
     _C.rms_norm(
         rows.data_ptr(),
-        rows.stride(0),
+        stride,
         others.data_ptr(),
-        others.stride(0),
+        other_stride,
         weight.data_ptr(),
         y.data_ptr(),
         total.data_ptr(),
         _code(x),
-        rows.shape[0],
+        num_rows,
         size,
         eps,
     )
@@ -240,25 +234,33 @@ def _gate(x: Tensor, kernel: Any) -> Tensor:
     size, odd = divmod(shape[-1], 2)
     if odd:
         raise ValueError(f"gate and up need an even last dimension, got shape {tuple(shape)}")
-    rows = _rows(x)
+    rows, num_rows, stride = _rows(x)
     y = torch.empty((*shape[:-1], size), dtype=x.dtype)
-    kernel(rows.data_ptr(), rows.stride(0), y.data_ptr(), _code(x), rows.shape[0], size)
+    kernel(rows.data_ptr(), stride, y.data_ptr(), _code(x), num_rows, size)
     return y
 
 
-def _heads(x: Tensor) -> Tensor:
-    """`[T, heads, head_size]` with contiguous heads, T at any stride; copied only if it must be."""
-    return x if x.stride(2) == 1 and x.stride(1) == x.shape[2] else x.contiguous()
+def _heads(x: Tensor, head_size: int) -> tuple[Tensor, int]:
+    """`[T, heads, head_size]` with contiguous heads, copied only if it must be; the step between tokens."""
+    token, head, channel = x.stride()
+    if channel == 1 and head == head_size:
+        return x, token
+    x = x.contiguous()
+    return x, x.stride(0)
 
 
-def _check_cache(kv_cache: Tensor, heads: int, head_size: int, block_size: int) -> None:
-    if kv_cache.dim() != 5 or not kv_cache.is_contiguous():
+def _check_cache(kv_cache: Tensor, heads: int, head_size: int, block_size: int) -> tuple[int, int]:
+    """Returns the numbers of blocks and of KV heads; raises ValueError if `heads` heads do not fit."""
+    shape = kv_cache.shape
+    if len(shape) != 5 or not kv_cache.is_contiguous():
         raise ValueError("kv_cache must be a contiguous [2, num_blocks, num_kv_heads, block_size, head_size]")
-    if kv_cache.shape[3] != block_size or kv_cache.shape[4] != head_size or heads % kv_cache.shape[2]:
+    _, num_blocks, num_kv_heads, cache_block_size, cache_head_size = shape
+    if cache_block_size != block_size or cache_head_size != head_size or heads % num_kv_heads:
         raise ValueError(
-            f"a cache of shape {tuple(kv_cache.shape)} does not fit {heads} heads of {head_size} channels "
+            f"a cache of shape {tuple(shape)} does not fit {heads} heads of {head_size} channels "
             f"in blocks of {block_size}"
         )
+    return num_blocks, num_kv_heads
 
 
 def rope_and_cache_write(
@@ -274,49 +276,59 @@ def rope_and_cache_write(
 ) -> Tensor:
     """See `reference.rope_and_cache_write`. Raises IndexError for a position or slot out of range."""
     tokens, num_heads, head_size = q.shape
-    num_kv_heads = k.shape[1]
-    _check_cache(kv_cache, num_kv_heads, head_size, meta.block_size)
-    if k.shape != v.shape or k.shape != (tokens, kv_cache.shape[2], head_size):
+    block_size, dtype = meta.block_size, q.dtype
+    num_blocks, num_kv_heads = _check_cache(kv_cache, num_heads, head_size, block_size)
+    if k.shape != v.shape or k.shape != (tokens, num_kv_heads, head_size):
         raise ValueError(f"q, k and v do not fit: {tuple(q.shape)}, {tuple(k.shape)}, {tuple(v.shape)}")
-    if meta.positions.numel() < tokens or meta.slot_mapping.numel() < tokens:
-        raise ValueError(f"{tokens} tokens need as many positions and slots")
-    half = cos_sin.shape[1] // 2
-    if 2 * half > head_size or cos_sin.dtype != torch.float32 or cos_sin.stride(1) != 1:
-        raise ValueError("cos_sin must be float32 [positions, rotary_dim] with rotary_dim at most head_size")
-    if k.dtype != q.dtype or v.dtype != q.dtype:
-        raise TypeError(f"q, k and v must have one dtype, got {q.dtype}, {k.dtype} and {v.dtype}")
-    q, k, v = _heads(q), _heads(k), _heads(v)
-    norms = [_head_norm(norm, q.dtype, head_size) for norm in (q_norm, k_norm)]
+    if k.dtype != dtype or v.dtype != dtype:
+        raise TypeError(f"q, k and v must have one dtype, got {dtype}, {k.dtype} and {v.dtype}")
+    num_positions, rotary_size = cos_sin.shape
+    if (
+        rotary_size > head_size
+        or rotary_size % 2
+        or cos_sin.dtype != torch.float32
+        or not cos_sin.is_contiguous()
+    ):
+        raise ValueError(
+            "cos_sin must be contiguous float32 [positions, rotary_dim], even and at most head_size"
+        )
     positions, slots = meta.positions.contiguous(), meta.slot_mapping.contiguous()
     if positions.dtype != torch.int64 or slots.dtype != torch.int64:
         raise TypeError("positions and slot_mapping must be int64")
+    if positions.shape[0] < tokens or slots.shape[0] < tokens:
+        raise ValueError(f"{tokens} tokens need as many positions and slots")
+    q, q_stride = _heads(q, head_size)
+    k, k_stride = _heads(k, head_size)
+    v, v_stride = _heads(v, head_size)
+    q_norm = _head_norm(q_norm, dtype, head_size)
+    k_norm = _head_norm(k_norm, dtype, head_size)
     out = torch.empty((tokens, num_heads, head_size), dtype=q.dtype)
     _C.rope_and_cache_write(
         q.data_ptr(),
-        q.stride(0),
+        q_stride,
         k.data_ptr(),
-        k.stride(0),
+        k_stride,
         v.data_ptr(),
-        v.stride(0),
+        v_stride,
         out.data_ptr(),
         _code(q),
         cos_sin.data_ptr(),
-        cos_sin.stride(0),
-        cos_sin.shape[0],
-        half,
+        rotary_size,
+        num_positions,
+        rotary_size // 2,
         kv_cache.data_ptr(),
         _code(kv_cache),
         kv_cache.stride(0),
-        kv_cache.shape[1] * meta.block_size,
+        num_blocks * block_size,
         positions.data_ptr(),
         slots.data_ptr(),
         tokens,
         num_heads,
         num_kv_heads,
         head_size,
-        meta.block_size,
-        0 if norms[0] is None else norms[0].data_ptr(),
-        0 if norms[1] is None else norms[1].data_ptr(),
+        block_size,
+        0 if q_norm is None else q_norm.data_ptr(),
+        0 if k_norm is None else k_norm.data_ptr(),
         norm_eps,
     )
     return out
@@ -341,37 +353,36 @@ def paged_attention(
     sinks: Tensor | None = None,
 ) -> Tensor:
     """See `reference.paged_attention`. Raises IndexError if a block table leaves the cache."""
-    num_heads, head_size = q.shape[1], q.shape[2]
-    _check_cache(kv_cache, num_heads, head_size, meta.block_size)
-    q = _heads(q)
+    shape = q.shape
+    _, num_heads, head_size = shape
+    num_blocks, num_kv_heads = _check_cache(kv_cache, num_heads, head_size, meta.block_size)
+    q, q_stride = _heads(q, head_size)
     starts, lengths, tables = meta.query_start, meta.seq_lens, meta.block_tables
-    num_seqs = lengths.shape[0]
     if starts.dtype != torch.int32 or lengths.dtype != torch.int32 or tables.dtype != torch.int32:
         raise TypeError("query_start, seq_lens and block_tables must be int32")
-    if starts.shape[0] != num_seqs + 1 or tables.shape[0] < num_seqs:
+    num_seqs, (table_rows, table_width) = lengths.shape[0], tables.shape
+    if starts.shape[0] != num_seqs + 1 or table_rows < num_seqs:
         raise ValueError(f"{num_seqs} sequences need {num_seqs + 1} starts and {num_seqs} block tables")
-    if tables.stride(1) != 1:
-        tables = tables.contiguous()
+    starts, lengths, tables = starts.contiguous(), lengths.contiguous(), tables.contiguous()
     if sinks is not None:
         sinks = sinks.float().contiguous()
-    out = torch.empty(q.shape, dtype=q.dtype)
+    out = torch.empty(shape, dtype=q.dtype)
     _C.paged_attention(
         q.data_ptr(),
-        q.stride(0),
+        q_stride,
         out.data_ptr(),
         _code(q),
         kv_cache.data_ptr(),
         _code(kv_cache),
         kv_cache.stride(0),
-        kv_cache.shape[1],
+        num_blocks,
         starts.data_ptr(),
         lengths.data_ptr(),
         tables.data_ptr(),
-        tables.stride(0),
-        tables.shape[1],
+        table_width,
         num_seqs,
         num_heads,
-        kv_cache.shape[2],
+        num_kv_heads,
         head_size,
         meta.block_size,
         scale,

@@ -15,19 +15,19 @@ constexpr int kRowsPerItem = 64;
 // Below so many items per thread, chunks become tasks of their own.
 constexpr int kItemsPerThread = 3;
 
-void check_blocks(const AttentionArgs& a, std::int64_t table_width) {
+void check_blocks(const AttentionArgs& a) {
   for (int s = 0; s < a.num_seqs; ++s) {
     const int length = a.seq_lens[s], queries = a.query_start[s + 1] - a.query_start[s];
     if (queries == 0) continue;
     const int blocks = ceil_div(length, a.block_size);
-    if (queries < 0 || length < queries || blocks > table_width) {
+    if (queries < 0 || length < queries || blocks > a.table_width) {
       throw std::out_of_range("sequence " + std::to_string(s) + " of " + std::to_string(length) + " tokens has " +
-                              std::to_string(queries) + " queries and a table of " + std::to_string(table_width) +
+                              std::to_string(queries) + " queries and a table of " + std::to_string(a.table_width) +
                               " blocks");
     }
     const int first_seen = a.window > 0 ? std::max(0, length - queries - a.window + 1) : 0;
     for (int i = first_seen / a.block_size; i < blocks; ++i) {
-      const std::int64_t block = a.block_tables[s * a.table_stride + i];
+      const std::int64_t block = a.block_tables[s * a.table_width + i];
       if (block < 0 || block >= a.num_blocks) {
         throw std::out_of_range("block " + std::to_string(block) + " is not in [0, " +
                                 std::to_string(a.num_blocks) + ")");
@@ -106,8 +106,8 @@ void run_split(const AttentionArgs& a, std::vector<AttentionItem>& items, const 
 
 }  // namespace
 
-void paged_attention(const AttentionArgs& args, std::int64_t table_width) {
-  check_blocks(args, table_width);
+void paged_attention(const AttentionArgs& args) {
+  check_blocks(args);
   const KernelTable& table = kernels();
   std::vector<AttentionItem> items = make_items(args);
   int longest = 0;

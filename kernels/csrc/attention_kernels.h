@@ -115,7 +115,7 @@ struct Attention {
   // Finds keys begin..end - 1 of a chunk in the cache.
   void find_keys(int chunk, KeyRange range) {
     const C* cache = reinterpret_cast<const C*>(a.cache);
-    const std::int32_t* table = a.block_tables + item.seq * a.table_stride;
+    const std::int32_t* table = a.block_tables + item.seq * a.table_width;
     for (int j = range.begin; j < range.end; ++j) {
       const int position = chunk * kKeyChunk + j;
       const std::int64_t block = table[position / a.block_size];

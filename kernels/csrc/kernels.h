@@ -73,7 +73,7 @@ struct RopeArgs {
   std::int64_t q_stride, k_stride, v_stride;       // between tokens, in elements
   char* q_out;                                     // contiguous
   const float* cos_sin;                            // [positions, rotary_size]
-  std::int64_t cos_sin_stride, num_positions;
+  std::int64_t rotary_size, num_positions;
   char* cache;                                     // keys; values follow at `value_offset` elements
   std::int64_t value_offset, num_slots;
   const std::int64_t *positions, *slots;
@@ -90,7 +90,7 @@ struct AttentionArgs {
   const char* cache;      // keys: [num_blocks, num_kv_heads, block_size, head_size]
   std::int64_t value_offset, num_blocks;
   const std::int32_t *query_start, *seq_lens, *block_tables;
-  std::int64_t table_stride;
+  std::int64_t table_width;
   int num_seqs, num_heads, num_kv_heads, head_size, block_size;
   float scale, softcap;
   int window;

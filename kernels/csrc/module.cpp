@@ -52,7 +52,7 @@ void gelu_and_mul(Address x, std::int64_t x_stride, Address y, int type, std::in
 
 void rope_and_cache_write(Address q, std::int64_t q_stride, Address k, std::int64_t k_stride, Address v,
                           std::int64_t v_stride, Address q_out, int type, Address cos_sin,
-                          std::int64_t cos_sin_stride, std::int64_t num_positions, int half, Address cache,
+                          std::int64_t rotary_size, std::int64_t num_positions, int half, Address cache,
                           int cache_type, std::int64_t value_offset, std::int64_t num_slots, Address positions,
                           Address slots, std::int64_t tokens, int num_heads, int num_kv_heads, int head_size,
                           int block_size, Address q_norm, Address k_norm, float eps) {
@@ -67,7 +67,7 @@ void rope_and_cache_write(Address q, std::int64_t q_stride, Address k, std::int6
   a.v_stride = v_stride;
   a.q_out = at(q_out);
   a.cos_sin = at<const float>(cos_sin);
-  a.cos_sin_stride = cos_sin_stride;
+  a.rotary_size = rotary_size;
   a.num_positions = num_positions;
   a.cache = at(cache);
   a.value_offset = value_offset;
@@ -87,9 +87,8 @@ void rope_and_cache_write(Address q, std::int64_t q_stride, Address k, std::int6
 
 void paged_attention(Address q, std::int64_t q_stride, Address out, int type, Address cache, int cache_type,
                      std::int64_t value_offset, std::int64_t num_blocks, Address query_start, Address seq_lens,
-                     Address block_tables, std::int64_t table_stride, std::int64_t table_width, int num_seqs,
-                     int num_heads, int num_kv_heads, int head_size, int block_size, float scale, int window,
-                     float softcap, Address sinks) {
+                     Address block_tables, std::int64_t table_width, int num_seqs, int num_heads, int num_kv_heads,
+                     int head_size, int block_size, float scale, int window, float softcap, Address sinks) {
   quire::AttentionArgs a{};
   a.type = dtype(type);
   a.cache_type = dtype(cache_type);
@@ -102,7 +101,7 @@ void paged_attention(Address q, std::int64_t q_stride, Address out, int type, Ad
   a.query_start = at<const std::int32_t>(query_start);
   a.seq_lens = at<const std::int32_t>(seq_lens);
   a.block_tables = at<const std::int32_t>(block_tables);
-  a.table_stride = table_stride;
+  a.table_width = table_width;
   a.num_seqs = num_seqs;
   a.num_heads = num_heads;
   a.num_kv_heads = num_kv_heads;
@@ -112,7 +111,7 @@ void paged_attention(Address q, std::int64_t q_stride, Address out, int type, Ad
   a.softcap = softcap;
   a.window = window;
   a.sinks = at<const float>(sinks);
-  quire::paged_attention(a, table_width);
+  quire::paged_attention(a);
 }
 
 py::dict cpu_features() {

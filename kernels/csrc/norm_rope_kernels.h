@@ -119,7 +119,7 @@ void rope_rows(const RopeArgs& a, std::int64_t begin, std::int64_t end) {
   const std::int64_t size = a.head_size;
   T normed[kLargestNormedHead];
   for (std::int64_t token = begin; token < end; ++token) {
-    const float* cos = a.cos_sin + a.positions[token] * a.cos_sin_stride;
+    const float* cos = a.cos_sin + a.positions[token] * a.rotary_size;
     const float* sin = cos + a.half;
     const T* q = reinterpret_cast<const T*>(a.q) + token * a.q_stride;
     T* q_out = reinterpret_cast<T*>(a.q_out) + token * a.num_heads * size;

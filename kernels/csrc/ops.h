@@ -34,7 +34,7 @@ void gelu_and_mul(const GateArgs& args, std::int64_t rows);
 void rope_and_cache_write(const RopeArgs& args, std::int64_t tokens);
 
 // Throws std::out_of_range for a block outside of the cache, before anything is computed.
-void paged_attention(const AttentionArgs& args, std::int64_t table_width);
+void paged_attention(const AttentionArgs& args);
 
 // Seconds that all threads need for a task that only the machine limits: see _C.pyi.
 double probe(const std::string& kind, std::int64_t amount);

@@ -51,7 +51,13 @@ inline __m256 power_of_two(__m256 n) {
   const __m256i biased = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
   return _mm256_castsi256_ps(_mm256_slli_epi32(biased, 23));
 }
-inline Vec power_of_two(Vec n) { return {power_of_two(n.low), power_of_two(n.high)}; }
+inline __m256 times_power_of_two(__m256 x, __m256 n) {
+  const __m256 half = _mm256_round_ps(_mm256_mul_ps(n, _mm256_set1_ps(0.5f)), _MM_FROUND_TO_NEAREST_INT);
+  return _mm256_mul_ps(_mm256_mul_ps(x, power_of_two(half)), power_of_two(_mm256_sub_ps(n, half)));
+}
+inline Vec times_power_of_two(Vec x, Vec n) {
+  return {times_power_of_two(x.low, n.low), times_power_of_two(x.high, n.high)};
+}
 
 inline Vec load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
 inline Vec load_first(const float* p, int n) {
@@ -84,6 +90,9 @@ inline __m256i narrow(Vec x) {
   const __m256i packed = _mm256_packus_epi32(narrow(x.low), narrow(x.high));
   return _mm256_permute4x64_epi64(packed, 0xd8);
 }
+
+inline __m256 round_to_bf16(__m256 x) { return _mm256_castsi256_ps(_mm256_slli_epi32(narrow(x), 16)); }
+inline Vec round_to_bf16(Vec x) { return {round_to_bf16(x.low), round_to_bf16(x.high)}; }
 
 inline Vec load(const Bf16* p) {
   const __m128i* q = reinterpret_cast<const __m128i*>(p);

@@ -17,9 +17,7 @@ inline Vec exp(Vec x) {
   p = fma(p, r, set1(1.6666665459e-1f));
   p = fma(p, r, set1(5.0000001201e-1f));
   p = fma(p, mul(r, r), add(r, set1(1.0f)));
-  // 2^n in two factors, since n can be 128.
-  const Vec half = round_to_integer(mul(n, set1(0.5f)));
-  const Vec value = mul(mul(p, power_of_two(half)), power_of_two(sub(n, half)));
+  const Vec value = times_power_of_two(p, n);
   const Vec infinity = set1(__builtin_inff());
   return where_less(x, smallest, zero(), where_less(largest, x, infinity, value));
 }
@@ -51,9 +49,7 @@ inline Vec gelu_tanh(Vec x) {
 template <class T>
 inline Vec rounded(Vec x) {
   if constexpr (sizeof(T) == 2) {
-    T stored[16];
-    store(stored, x);
-    return load(stored);
+    return round_to_bf16(x);
   } else {
     return x;
   }

@@ -44,6 +44,12 @@ inline Vec round_to_integer(const Vec& x) { QUIRE_QUADS((x.q[i] + 12582912.0f) -
 // 2^n for an integral n in [-126, 127]: n + 127 as an integer, from the low bits of a large float.
 inline Vec power_of_two(const Vec& n) { QUIRE_QUADS((Quad)((QuadBits)(n.q[i] + 8388735.0f) << 23)); }
 
+// x * 2^n for an integral n in [-126, 128], in two factors where one would overflow.
+inline Vec times_power_of_two(const Vec& x, const Vec& n) {
+  const Vec half = round_to_integer(mul(n, set1(0.5f)));
+  return mul(mul(x, power_of_two(half)), power_of_two(sub(n, half)));
+}
+
 inline Vec load(const float* p) {
   Vec r;
   __builtin_memcpy(&r, p, sizeof(r));
@@ -94,6 +100,11 @@ inline void store(Bf16* p, const Vec& x) {
   std::uint32_t bits[16];
   __builtin_memcpy(bits, &x, sizeof(x));
   for (int i = 0; i < 16; ++i) p[i] = narrow(bits[i]);
+}
+inline Vec round_to_bf16(const Vec& x) {
+  Bf16 stored[16];
+  store(stored, x);
+  return load(stored);
 }
 inline void store_first(Bf16* p, const Vec& x, int n) {
   Bf16 all[16];

@@ -1,0 +1,90 @@
+"""What README and CONTRIBUTING say is there, is there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from quire.cli import app
+from quire.engine.build import CPU_BATCHED_TOKENS, GPU_BATCHED_TOKENS
+from quire.engine.config import EngineConfig
+from quire.engine.memory import CPU_MEMORY_FRACTION, GPU_MEMORY_FRACTION
+from quire.models.registry import known_architectures
+from quire.server.settings import API_KEY_FILE_VARIABLE, API_KEY_VARIABLE, ServerSettings
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+OTHER_FLAGS = {"--help", "--extra-index-url"}  # click adds the one, the other is pip's
+
+
+def flags() -> set[str]:
+    commands = get_command(app).commands.values()  # type: ignore[attr-defined]
+    return {
+        flag
+        for command in commands
+        for parameter in command.params
+        for flag in (*parameter.opts, *parameter.secondary_opts)
+    }
+
+
+def row(flag: str) -> str:
+    """The line of the configuration table that begins with a flag."""
+    (line,) = (line for line in README.splitlines() if line.startswith(f"| `{flag}`"))
+    return line
+
+
+def test_every_flag_exists() -> None:
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README)) - OTHER_FLAGS <= flags()
+
+
+@pytest.mark.parametrize("text", [README, CONTRIBUTING], ids=["README", "CONTRIBUTING"])
+def test_every_make_target_exists(text: str) -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"^(?:    |.*`)make (\w+)", text, re.MULTILINE):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_the_configuration_table_has_the_defaults() -> None:
+    config, settings = EngineConfig(model="embedded"), ServerSettings()
+    assert f"| {config.block_size} |" in row("--block-size")
+    assert f"| {config.max_num_seqs} |" in row("--max-num-seqs")
+    assert f"| {config.max_num_waiting} |" in row("--max-num-waiting")
+    assert f"| {settings.drain_timeout:g} |" in row("--grace")
+    assert f"| {CPU_BATCHED_TOKENS} on CPUs, {GPU_BATCHED_TOKENS} on GPUs |" in row(
+        "--max-num-batched-tokens"
+    )
+    assert f"| {CPU_MEMORY_FRACTION} on CPUs, {GPU_MEMORY_FRACTION} on GPUs |" in row("--memory-fraction")
+    for variable in (API_KEY_VARIABLE, API_KEY_FILE_VARIABLE):
+        assert f"`{variable}`" in README
+
+
+def test_every_architecture_is_named() -> None:
+    for architecture in known_architectures():
+        assert architecture.removesuffix("ForCausalLM") in README
+
+
+def test_the_map_of_the_house_is_true() -> None:
+    for line in re.findall(r"^\| (`.*?) \|", CONTRIBUTING, re.MULTILINE):
+        folder = Path()
+        for name in re.findall(r"`([^`]+)`", line):
+            # A bare name lies beside the one before it.
+            path = Path(name) if "/" in name or name == "errors.py" else folder / name
+            folder = path.parent
+            assert (ROOT / path).exists(), path
+
+
+def test_links_lead_somewhere() -> None:
+    for target in re.findall(r"\]\(([^)#:]+)\)", README + CONTRIBUTING):
+        assert (ROOT / target).exists(), target
+
+
+def test_the_offline_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    (example,) = (block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "LLM(" in block)
+    exec(compile(example, "README.md", "exec"), {})
+    out = capsys.readouterr().out
+    assert "Once upon a time -->" in out
+    assert "The moon is -->" in out
