@@ -62,9 +62,9 @@ class EngineProcess:
         ours, theirs = socket.socketpair()
         with theirs:
             fd = theirs.fileno()
-            process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "quire.engine.engine_process", str(fd), pass_fds=[fd]
-            )
+            # -P: a user's own random.py in the working directory is none of the engine's business.
+            command = [sys.executable, "-P", "-m", "quire.engine.engine_process", str(fd)]
+            process = await asyncio.create_subprocess_exec(*command, pass_fds=[fd])
         reader, writer = await asyncio.open_unix_connection(sock=ours)
         engine = cls(process, reader, writer)
         engine.send(Start(config))
@@ -243,8 +243,8 @@ class AsyncEngine:
     async def _wait_ready(self, process: EngineProcess) -> None:
         message = await process.receive()
         match message:
-            case Ready(_, memory):
-                logger.info("engine process %d is ready. %s", process.process.pid, memory)
+            case Ready():
+                logger.info("engine process %d is ready", process.process.pid)
                 self._last_sign = time.monotonic()
                 self._ready = True
             case Failed():

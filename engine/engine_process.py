@@ -123,14 +123,14 @@ def main() -> None:
     try:
         from .build import build_engine
 
-        engine, choice, plan = build_engine(start.config)
+        engine, _, _ = build_engine(start.config)
     except Exception as error:
         if not isinstance(error, QuireError):  # those say all in one line, and the parent shows it
             logger.exception("the engine cannot start")
         param = getattr(error, "param", None)
         connection.send(Failed(type(error).__name__, str(error), param))
         sys.exit(1)
-    connection.send(Ready(choice.max_model_len, plan.describe()))
+    connection.send(Ready())
     serve(engine, connection)
 
 

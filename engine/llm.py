@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import sys
 import time
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -53,7 +54,7 @@ class LLM:
         # The queue limit protects a server; offline, whatever is asked for is queued.
         settings.setdefault("max_num_waiting", 1 << 31)
         self.config = EngineConfig(model=model, **settings)
-        self.engine, choice, self.memory_plan = build_engine(self.config)
+        self.engine, choice, self.memory_plan = build_engine(self.config, progress=sys.stderr.isatty())
         self.model_config = choice.config
         self.max_model_len = choice.max_model_len
         self.tokenizer = Tokenizer.from_folder(choice.folder)

@@ -45,14 +45,7 @@ class ResetPrefixCache(msgspec.Struct, tag="reset_prefix_cache"):
 
 
 class Ready(msgspec.Struct, tag="ready"):
-    """From the engine, once: the model is loaded.
-
-    Attributes:
-        memory: The memory plan in words.
-    """
-
-    max_model_len: int
-    memory: str
+    """From the engine, once: the model is loaded."""
 
 
 class Failed(msgspec.Struct, tag="failed"):

@@ -9,6 +9,7 @@ import math
 import random
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,25 @@ TOKENS_PER_STEP = 4096
 USER_WEIGHT = 0.1
 # An interrupted run leaves a model that works, if not well.
 SAVE_EVERY = 400
+
+
+@dataclass(frozen=True)
+class Round:
+    """A round of training: new documents, new optimizer states, and a schedule of its own."""
+
+    steps: int
+    warmup: int
+    peak: float
+    # The share of the steps over which the learning rates decay.
+    decay: float
+    seed: int
+
+
+# The second round is a warm restart at half the learning rates.
+ROUNDS: tuple[Round, ...] = (
+    Round(steps=1300, warmup=40, peak=1.0, decay=0.4, seed=SEED),
+    Round(steps=380, warmup=20, peak=0.5, decay=0.8, seed=SEED + 1000),
+)
 
 
 def encode(tokenizer: Tokenizer, batch: list[Document]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -92,10 +112,10 @@ def loss_of(model: Llama, ids: Tensor, weights: Tensor) -> Tensor:
     return (losses * weights.flatten()).sum() / weights.sum()
 
 
-def schedule(step: int, steps: int) -> float:
-    """Warm up, stay, then decay linearly over the last 40%."""
-    warmup, decay = max(1, min(40, steps // 10)), int(steps * 0.4)
-    return min(1.0, (step + 1) / warmup, max(0.02, (steps - step) / decay))
+def schedule(step: int, plan: Round) -> float:
+    """The factor of the learning rates: warm up, stay, then decay linearly."""
+    decay = max(1.0, plan.steps * plan.decay)
+    return plan.peak * min(1.0, (step + 1) / plan.warmup, max(0.02, (plan.steps - step) / decay))
 
 
 def make_optimizers(model: Llama) -> list[torch.optim.Optimizer]:
@@ -112,15 +132,14 @@ def make_optimizers(model: Llama) -> list[torch.optim.Optimizer]:
     ]
 
 
-def train(model: Llama, tokenizer: Tokenizer, steps: int, folder: Path) -> None:
-    """Run the training loop, printing progress and saving now and then."""
-    packer = Packer(tokenizer, SEED)
-    rng = random.Random(SEED)
+def train(model: Llama, tokenizer: Tokenizer, plan: Round, folder: Path) -> None:
+    """Run one round of training, printing progress and saving now and then."""
+    packer, rng, steps = Packer(tokenizer, plan.seed), random.Random(plan.seed), plan.steps
     optimizers = make_optimizers(model)
     base = [[group["lr"] for group in o.param_groups] for o in optimizers]
     start, running = time.monotonic(), 0.0
     for step in range(steps):
-        factor = schedule(step, steps)
+        factor = schedule(step, plan)
         for o, rates in zip(optimizers, base, strict=True):
             for group, rate in zip(o.param_groups, rates, strict=True):
                 group["lr"] = rate * factor
@@ -182,7 +201,8 @@ def main() -> None:
     )
     model = Llama()
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters", flush=True)
-    train(model, tokenizer, args.steps, args.out)
+    for plan in ROUNDS:
+        train(model, tokenizer, replace(plan, steps=max(1, round(plan.steps * args.scale))), args.out)
     loss = held_out_loss(model, tokenizer)
     print(f"held-out loss {loss:.4f} (perplexity {math.exp(loss):.2f})")
     save(model, tokenizer, args.out)
