@@ -23,11 +23,22 @@ from ..models.tokenizer import Tokenizer
 from . import protocol
 from .build import ModelChoice, choose
 from .config import EngineConfig
-from .engine import split_choices
 from .input_check import check_request
 from .output_processor import OutputProcessor
-from .outputs import RequestOutput
-from .protocol import Abort, Add, Failed, FromEngine, Ready, Refused, ResetPrefixCache, Start, Step, ToEngine
+from .outputs import FinishReason, RequestOutput
+from .protocol import (
+    Abort,
+    Add,
+    Alive,
+    Failed,
+    FromEngine,
+    Ready,
+    Refused,
+    ResetPrefixCache,
+    Start,
+    Step,
+    ToEngine,
+)
 from .request import FinishedRequest
 from .sampling_params import SamplingParams
 from .stats import EngineStats
@@ -84,15 +95,15 @@ class EngineProcess:
             return None
         return protocol.decode_from_engine(body)
 
-    async def stop(self) -> None:
-        """Closes the socket, at which the process ends; kills it if it does not."""
+    async def stop(self) -> int:
+        """Closes the socket, at which the process ends; kills it if it does not. Returns its exit code."""
         self._writer.close()
         try:
-            await asyncio.wait_for(self.process.wait(), timeout=2.0)
+            return await asyncio.wait_for(self.process.wait(), timeout=2.0)
         except TimeoutError:
             with contextlib.suppress(ProcessLookupError):
                 self.process.kill()
-            await self.process.wait()
+            return await self.process.wait()
 
 
 class AsyncEngine:
@@ -109,6 +120,8 @@ class AsyncEngine:
 
     def __init__(self, config: EngineConfig, choice: ModelChoice) -> None:
         self.config = config
+        # Found once: a restart must neither ask the hub again nor get another revision.
+        self._engine_config = replace(config, model=str(choice.folder), revision=None)
         self.model_config: ModelConfig = choice.config
         self.max_model_len = choice.max_model_len
         self.tokenizer = Tokenizer.from_folder(choice.folder)
@@ -120,6 +133,7 @@ class AsyncEngine:
         self._ids = itertools.count()
         self._engine: EngineProcess | None = None
         self._ready = False
+        self._closed = False
         self._last_sign = time.monotonic()
         self._supervisor: asyncio.Task[None] | None = None
 
@@ -133,7 +147,7 @@ class AsyncEngine:
         """
         choice = await asyncio.to_thread(choose, config)
         engine = cls(config, choice)
-        engine._engine = process = await EngineProcess.spawn(config)
+        engine._engine = process = await EngineProcess.spawn(engine._engine_config)
         try:
             await engine._wait_ready(process)
         except BaseException:
@@ -150,6 +164,8 @@ class AsyncEngine:
     @property
     def is_alive(self) -> bool:
         """False if the engine hangs: it has given no sign of life, and is not being (re)started."""
+        if self._supervisor is not None and self._supervisor.done():
+            return False
         return not self._ready or time.monotonic() - self._last_sign < HEARTBEAT_TIMEOUT
 
     def add_stats_listener(self, listener: StatsListener) -> None:
@@ -189,25 +205,17 @@ class AsyncEngine:
             eos_token_ids=self.model_config.eos_token_ids,
         )
         if not self._ready or self._engine is None:
-            raise Unavailable("the engine is starting; try again soon")
+            raise Unavailable(
+                "the engine has been shut down" if self._closed else "the engine is starting; try again soon"
+            )
         # Ids inside are our own: whatever a client sends, they are unique.
         internal_id = str(next(self._ids))
         outputs: asyncio.Queue[RequestOutput | QuireError] = asyncio.Queue()
-        ids = self._processor.add(internal_id, prompt_token_ids, params)
+        choice_ids = self._processor.add(internal_id, prompt_token_ids, params)
         self._queues[internal_id] = outputs
-        self._engine.send(
-            Add(
-                split_choices(
-                    ids,
-                    prompt_token_ids,
-                    params,
-                    priority=priority,
-                    cache_salt=cache_salt,
-                    arrival_time=time.monotonic(),
-                )
-            )
-        )
         try:
+            arrival_time = time.monotonic()
+            self._engine.send(Add(choice_ids, prompt_token_ids, params, priority, cache_salt, arrival_time))
             finished = False
             while not finished:
                 output = await outputs.get()
@@ -227,24 +235,26 @@ class AsyncEngine:
 
     async def shutdown(self) -> None:
         """Ends the engine process; open requests get an error."""
-        self._ready = False
+        self._ready, self._closed = False, True
         if self._supervisor is not None:
             self._supervisor.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._supervisor
+            await asyncio.wait({self._supervisor})
         if self._engine is not None:
             await self._engine.stop()
         self._fail_all("the server is shutting down")
 
-    def _abort_choices(self, choice_ids: list[str]) -> None:
+    def _abort_choices(self, choice_ids: list[str], reason: FinishReason = "abort") -> None:
         if choice_ids and self._engine is not None:
-            self._engine.send(Abort(choice_ids))
+            self._engine.send(Abort(choice_ids, reason))
 
     async def _wait_ready(self, process: EngineProcess) -> None:
         message = await process.receive()
+        while isinstance(message, Alive):
+            message = await process.receive()
         match message:
-            case Ready():
+            case Ready(max_model_len):
                 logger.info("engine process %d is ready", process.process.pid)
+                self.max_model_len = max_model_len
                 self._last_sign = time.monotonic()
                 self._ready = True
             case Failed():
@@ -258,21 +268,22 @@ class AsyncEngine:
         delay = 0.0
         while True:
             if self._ready:
-                await self._receive_all(process)
+                try:
+                    await self._receive_all(process)
+                except Exception:
+                    # Whatever cannot be taken in, an engine whose answers are lost is of no use.
+                    logger.exception("the engine's messages cannot be taken in")
                 self._ready = False
                 self._fail_all("the engine process ended; it is being restarted")
-                code = await process.process.wait()
-                logger.error(
-                    "engine process %d ended with exit code %s; restarting", process.process.pid, code
-                )
                 delay = 0.0
-            await process.stop()
+            code = await process.stop()
+            logger.error("engine process %d ended with exit code %s; restarting", process.process.pid, code)
             await asyncio.sleep(delay)
             delay = min(MAX_RESTART_DELAY, max(1.0, 2 * delay))
-            self._engine = process = await EngineProcess.spawn(self.config)
             try:
+                self._engine = process = await EngineProcess.spawn(self._engine_config)
                 await self._wait_ready(process)
-            except (QuireError, ValueError) as error:
+            except (QuireError, ValueError, OSError) as error:
                 logger.error("the engine did not start: %s; next attempt in %.0f s", error, delay)
 
     async def _receive_all(self, process: EngineProcess) -> None:
@@ -282,6 +293,8 @@ class AsyncEngine:
             match message:
                 case Step():
                     self._take_step(message)
+                case Alive():
+                    pass
                 case Refused(request_ids, text):
                     self._refuse(request_ids, text)
                 case _:
@@ -290,17 +303,16 @@ class AsyncEngine:
     def _take_step(self, step: Step) -> None:
         self.stats = step.stats
         processed = self._processor.process(step.deltas)
-        self._abort_choices(processed.aborts)
+        self._abort_choices(processed.stopped, "stop")
+        self._abort_choices(processed.orphaned)
         for output in processed.outputs:
             queue = self._queues.get(output.request_id)
             if queue is not None:
                 queue.put_nowait(output)
         for request_id, code in processed.failures.items():
             self._fail(request_id, _failure(code))
-        if self._listeners:
-            finished = [delta.figures for delta in step.deltas if delta.figures is not None]
-            for listener in self._listeners:
-                listener(step.stats, finished)
+        for listener in self._listeners:
+            listener(step.stats, step.finished)
 
     def _refuse(self, choice_ids: Sequence[str], message: str) -> None:
         request_id = choice_ids[0].rpartition(".")[0]

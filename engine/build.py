@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ModelTooLarge
+from ..kernels import ops
 from ..models.causal_lm import CausalLM
 from ..models.config import ModelConfig
 from ..models.hub import resolve_model
@@ -95,13 +96,20 @@ def build_engine(config: EngineConfig, *, progress: bool = False) -> tuple[Engin
     """
     choice = choose(config)
     if choice.device.type == "cpu":
-        _set_num_threads(config.num_threads or len(os.sched_getaffinity(0)))
+        _set_num_threads(config.num_threads or usable_cores())
     model = _load(config, choice, progress)
     num_tokens = config.max_num_batched_tokens or (
         CPU_BATCHED_TOKENS if choice.device.type == "cpu" else GPU_BATCHED_TOKENS
     )
     plan = plan_memory(config, choice, to_come=_activation_bytes(config, choice, model, num_tokens))
     logger.info("%s", plan.describe())
+    if plan.max_model_len < choice.max_model_len:
+        logger.warning(
+            "the context is limited to %d of the model's %d tokens, which is what the KV cache holds",
+            plan.max_model_len,
+            choice.max_model_len,
+        )
+        choice = replace(choice, max_model_len=plan.max_model_len)
     scheduler = Scheduler(
         BlockManager(plan.num_blocks, config.block_size, enable_prefix_caching=config.enable_prefix_caching),
         max_num_seqs=config.max_num_seqs,
@@ -187,6 +195,7 @@ def plan_memory(config: EngineConfig, choice: ModelChoice, *, to_come: int = 0) 
         max_model_len=choice.max_model_len,
         max_num_seqs=config.max_num_seqs,
         num_blocks=config.num_blocks,
+        may_shrink=config.max_model_len is None,
     )
 
 
@@ -224,11 +233,18 @@ def check_weights_fit(config: EngineConfig, choice: ModelChoice) -> None:
         )
 
 
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def _set_num_threads(num_threads: int) -> None:
-    """Gives the threads to the C++ kernels, or to torch where those cannot run; not to both."""
+    """Gives the threads to the C++ kernels, or to torch where those do not run; not to both."""
     from ..kernels import cpu
 
-    if cpu.unavailable() is None:
+    if ops.resolved_table("cpu")["linear"].startswith("cpp"):
         cpu.set_num_threads(num_threads)
         num_threads = 1
     torch.set_num_threads(num_threads)

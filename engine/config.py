@@ -19,11 +19,11 @@ class EngineConfig:
         device: "auto" takes a GPU if there is one.
         dtype: "auto" takes the checkpoint's, except float16 on CPUs, which becomes float32.
         load_format: "dummy" fills the model with seeded random weights (for measuring).
-        max_model_len: Context length; by default the model's own.
+        max_model_len: Context length; by default the model's own, or what the memory holds.
         block_size: Tokens per KV-cache block.
         num_blocks: Blocks in the pool; by default sized from the memory that is available.
-        memory_fraction: The share of the free memory (of the GPU's whole memory) that weights,
-            activations and the pool may take.
+        memory_fraction: On a CPU, the share that the pool takes of the RAM that is free when the
+            weights are loaded. On a GPU, the share of its memory for weights, activations and pool.
         max_num_seqs: Requests running at once.
         max_num_batched_tokens: Tokens per step; long prompts are computed in chunks of it.
         max_num_waiting: Requests waiting at most; more are refused with 429.

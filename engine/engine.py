@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from .request import Request
+from .outputs import FinishReason
+from .request import FinishedRequest, Request
 from .sampling_params import SEED_LIMIT, SamplingParams
 from .scheduler import ModelRunnerOutput, ScheduledChunk, Scheduler, SchedulerOutput, TokenDelta
 from .stats import EngineStats
@@ -58,7 +59,7 @@ def split_choices(
         EngineRequest(
             choice_id,
             prompt_token_ids,
-            params if params.n == 1 else params.for_choice(index),
+            params.for_choice(index),
             priority,
             cache_salt,
             arrival_time,
@@ -124,9 +125,13 @@ class Engine:
             )
         )
 
-    def abort(self, request_id: str) -> None:
+    def abort(self, request_id: str, reason: FinishReason = "abort") -> None:
         """Ends a request and frees its blocks; unknown ids are those that have ended already."""
-        self.scheduler.abort(request_id)
+        self.scheduler.abort(request_id, reason)
+
+    def take_finished(self) -> list[FinishedRequest]:
+        """The figures of the requests that have ended since the last call."""
+        return self.scheduler.take_finished()
 
     def step(self) -> list[TokenDelta]:
         """One step: schedule, execute, update."""

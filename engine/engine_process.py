@@ -14,40 +14,50 @@ import signal
 import socket
 import sys
 import threading
+import time
 from typing import NoReturn
 
 from ..errors import Overloaded, QuireError
 from . import protocol
-from .engine import Engine
-from .protocol import Abort, Add, Failed, Ready, Refused, ResetPrefixCache, Start, Step, ToEngine
+from .engine import Engine, split_choices
+from .protocol import Abort, Add, Alive, Failed, Ready, Refused, ResetPrefixCache, Start, Step, ToEngine
 
 logger = logging.getLogger(__name__)
 
 HEARTBEAT_SECONDS = 1.0
-"""How often an idle engine shows that it lives."""
+"""How often the engine shows that it lives."""
 
 PR_SET_PDEATHSIG = 1
 
 
 class Connection:
-    """The engine's end of the socket. A thread reads, so that the end of the parent is noticed at once."""
+    """The engine's end of the socket.
+
+    A thread reads, so that the end of the parent is noticed at once, and another gives signs of
+    life, so that a step which takes long does not look like an engine that hangs. (A process that
+    is stopped stops both.)
+    """
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
+        self._sending = threading.Lock()
         self._inbox: queue.SimpleQueue[ToEngine] = queue.SimpleQueue()
-        threading.Thread(target=self._read, name="quire-engine-reader", daemon=True).start()
+        for target in (self._read, self._beat):
+            threading.Thread(target=target, name=f"quire-engine-{target.__name__}", daemon=True).start()
 
     def send(self, message: protocol.FromEngine) -> None:
         """Sends one frame; if the parent is gone, so is this process."""
+        frame = protocol.frame(message)
         try:
-            self._socket.sendall(protocol.frame(message))
+            with self._sending:
+                self._socket.sendall(frame)
         except OSError:
             os._exit(0)
 
-    def receive(self, timeout: float | None = None) -> ToEngine | None:
-        """The next message; None if there is none (within `timeout` seconds, if given)."""
+    def receive(self) -> ToEngine | None:
+        """The next message, or None if there is none yet."""
         try:
-            return self._inbox.get(block=timeout is not None, timeout=timeout)
+            return self._inbox.get_nowait()
         except queue.Empty:
             return None
 
@@ -55,11 +65,22 @@ class Connection:
         """The next message, however long it takes."""
         return self._inbox.get()
 
+    def _beat(self) -> None:
+        while True:
+            time.sleep(HEARTBEAT_SECONDS)
+            self.send(Alive())
+
     def _read(self) -> None:
         while True:
             header = self._read_exactly(protocol.HEADER.size)
             body = self._read_exactly(protocol.HEADER.unpack(header)[0])
-            self._inbox.put(protocol.decode_to_engine(body))
+            try:
+                message = protocol.decode_to_engine(body)
+            except Exception:
+                # An engine that hears no more is of no use; the parent starts another.
+                logger.exception("a message from the parent cannot be decoded")
+                os._exit(1)
+            self._inbox.put(message)
 
     def _read_exactly(self, num_bytes: int) -> bytes:
         parts: list[bytes] = []
@@ -77,29 +98,37 @@ class Connection:
 
 def serve(engine: Engine, connection: Connection) -> NoReturn:
     """Steps for ever; takes messages in between."""
+    connection.send(Step([], engine.stats(), []))
     while True:
-        message = connection.receive(None if engine.has_unfinished else HEARTBEAT_SECONDS)
+        message = connection.receive() if engine.has_unfinished else connection.wait()
         while message is not None:
             handle(engine, connection, message)
             message = connection.receive()
         deltas = engine.step() if engine.has_unfinished else []
-        connection.send(Step(deltas, engine.stats()))
+        connection.send(Step(deltas, engine.stats(), engine.take_finished()))
 
 
 def handle(engine: Engine, connection: Connection, message: ToEngine) -> None:
     """Acts on one message."""
     match message:
-        case Add(requests):
+        case Add(choice_ids, prompt_token_ids, params):
             try:
-                for request in requests:
+                for request in split_choices(
+                    choice_ids,
+                    prompt_token_ids,
+                    params,
+                    priority=message.priority,
+                    cache_salt=message.cache_salt,
+                    arrival_time=message.arrival_time,
+                ):
                     engine.add_request(request)
             except Overloaded as error:
-                for request in requests:
-                    engine.abort(request.request_id)
-                connection.send(Refused([request.request_id for request in requests], error.message))
-        case Abort(request_ids):
+                for choice_id in choice_ids:
+                    engine.abort(choice_id)
+                connection.send(Refused(choice_ids, error.message))
+        case Abort(request_ids, reason):
             for request_id in request_ids:
-                engine.abort(request_id)
+                engine.abort(request_id, reason)
         case ResetPrefixCache():
             engine.reset_prefix_cache()
         case Start():
@@ -123,14 +152,14 @@ def main() -> None:
     try:
         from .build import build_engine
 
-        engine, _, _ = build_engine(start.config)
+        engine, choice, _ = build_engine(start.config)
     except Exception as error:
         if not isinstance(error, QuireError):  # those say all in one line, and the parent shows it
             logger.exception("the engine cannot start")
         param = getattr(error, "param", None)
         connection.send(Failed(type(error).__name__, str(error), param))
         sys.exit(1)
-    connection.send(Ready())
+    connection.send(Ready(choice.max_model_len))
     serve(engine, connection)
 
 

@@ -46,10 +46,11 @@ def check_request(
                 param="prompt",
             )
     params.check_vocabulary(vocab_size)
-    if params.allowed_token_ids is not None and params.min_tokens > 0:
+    if params.min_tokens > 0:
         stops = {*params.stop_token_ids, *(() if params.ignore_eos else eos_token_ids)}
-        if stops.issuperset(params.allowed_token_ids):
+        allowed = params.allowed_token_ids
+        if len(stops) == vocab_size if allowed is None else stops.issuperset(allowed):
             raise InvalidRequest(
-                f"min_tokens={params.min_tokens} forbids stop tokens, and allowed_token_ids holds no others",
-                param="allowed_token_ids",
+                f"min_tokens={params.min_tokens} forbids stop tokens, and no others are allowed",
+                param="min_tokens",
             )

@@ -34,7 +34,9 @@ Message = Mapping[str, Any]
 
 
 class LLM:
-    """A model that generates text, in this process.
+    """A model that generates text, in this process. For one thread at a time.
+
+    On a CPU the C++ kernels take all threads, and torch is set to one for the whole process.
 
     Args:
         model: A folder, a hub id, or "embedded".
@@ -61,6 +63,7 @@ class LLM:
         self.chat_template = ChatTemplate.from_folder(choice.folder)
         self._processor = OutputProcessor(self.tokenizer)
         self._ids = itertools.count()
+        self._inboxes: dict[str, list[RequestOutput | EngineError]] = {}
 
     def generate(
         self,
@@ -89,14 +92,14 @@ class LLM:
         checked = [
             self._check(prompt, params) for prompt, params in zip(prompt_list, params_list, strict=True)
         ]
-        ids = [
-            self._add(token_ids, params, text, rank)
-            for (token_ids, text, params), rank in zip(checked, priorities, strict=True)
-        ]
+        requests: dict[str, RequestOutput] = {}
+        for (token_ids, text, params), rank in zip(checked, priorities, strict=True):
+            request_id = self._add(token_ids, params, text, rank)
+            requests[request_id] = RequestOutput(request_id, text, token_ids)
         try:
-            return self._run(ids, use_tqdm)
+            return self._run(requests, use_tqdm)
         finally:
-            for request_id in ids:
+            for request_id in requests:
                 self._abort(request_id)
 
     def chat(
@@ -128,13 +131,9 @@ class LLM:
         try:
             finished = False
             while not finished:
-                outputs, failures = self._step()
-                if request_id in failures:
-                    raise EngineError("the engine failed on this request", code=failures[request_id])
-                for output in outputs:
-                    if output.request_id == request_id:
-                        finished = output.finished
-                        yield output
+                for output in self._receive(request_id):
+                    finished = output.finished
+                    yield output
         finally:
             self._abort(request_id)
 
@@ -169,7 +168,7 @@ class LLM:
         return replace(self.engine.stats())
 
     def reset_prefix_cache(self) -> None:
-        """Forgets all cached prefixes."""
+        """Forgets all cached prefixes that no running request uses."""
         self.engine.reset_prefix_cache()
 
     def _check(self, prompt: Prompt, params: SamplingParams) -> tuple[list[int], str | None, SamplingParams]:
@@ -197,55 +196,77 @@ class LLM:
         now = time.monotonic()
         for request in split_choices(ids, token_ids, params, priority=priority, arrival_time=now):
             self.engine.add_request(request)
+        self._inboxes[request_id] = []
         return request_id
 
     def _abort(self, request_id: str) -> None:
+        """Ends a request, if it has not ended, and forgets what it produced."""
+        del self._inboxes[request_id]
         for choice_id in self._processor.remove(request_id):
             self.engine.abort(choice_id)
 
-    def _step(self) -> tuple[list[RequestOutput], dict[str, str]]:
-        step = self._processor.process(self.engine.step())
-        for choice_id in step.aborts:
-            self.engine.abort(choice_id)
-        return step.outputs, step.failures
+    def _receive(self, request_id: str) -> list[RequestOutput]:
+        """What a request has produced; steps the engine if that is nothing yet.
 
-    def _run(self, ids: Sequence[str], use_tqdm: bool) -> list[RequestOutput]:
-        """Steps until all these requests have ended."""
+        Raises:
+            EngineError: If the engine failed on the request.
+        """
+        inbox = self._inboxes[request_id]
+        if not inbox:
+            self._step()
+        received = inbox.copy()
+        inbox.clear()
+        for item in received:
+            if isinstance(item, EngineError):
+                raise item
+        return [item for item in received if isinstance(item, RequestOutput)]
+
+    def _step(self) -> None:
+        """One step of the engine, for whoever asks; every request finds its outputs in its inbox."""
+        step = self._processor.process(self.engine.step())
+        for choice_id in step.stopped:
+            self.engine.abort(choice_id, "stop")
+        for choice_id in step.orphaned:
+            self.engine.abort(choice_id)
+        self.engine.take_finished()  # figures for a server's metrics; nobody reads them here
+        for output in step.outputs:
+            self._inboxes[output.request_id].append(output)
+        for request_id, code in step.failures.items():
+            error = EngineError("the engine failed on this request", code=code)
+            self._inboxes[request_id].append(error)
+
+    def _run(self, requests: dict[str, RequestOutput], use_tqdm: bool) -> list[RequestOutput]:
+        """Fills these outputs, by request id, until all are finished."""
         from tqdm import tqdm
 
-        totals: dict[str, RequestOutput] = {}
-        remaining = set(ids)
+        remaining = dict(requests)
         num_tokens, started = 0, time.monotonic()
-        with tqdm(total=len(ids), desc="Generating", unit="req", disable=not use_tqdm) as bar:
+        with tqdm(total=len(requests), desc="Generating", unit="req", disable=not use_tqdm) as bar:
             while remaining:
-                outputs, failures = self._step()
-                for request_id, code in failures.items():
-                    logger.error("request %s failed: %s", request_id, code)
-                    totals[request_id] = self._failed(request_id, totals.get(request_id))
-                for output in outputs:
-                    totals[output.request_id] = merge(totals.get(output.request_id), output)
-                    num_tokens += sum(len(choice.token_ids) for choice in output.outputs)
-                ended = {request_id for request_id in remaining if _is_finished(totals.get(request_id))}
-                remaining -= ended
-                if ended:
-                    bar.set_postfix_str(
-                        f"{num_tokens / (time.monotonic() - started):.1f} tok/s", refresh=False
-                    )
-                    bar.update(len(ended))
-        return [totals[request_id] for request_id in ids]
-
-    @staticmethod
-    def _failed(request_id: str, so_far: RequestOutput | None) -> RequestOutput:
-        output = so_far or RequestOutput(request_id, None, [])
-        output.outputs = output.outputs or [CompletionOutput(0, "", [])]
-        for choice in output.outputs:
-            choice.finish_reason = choice.finish_reason or "error"
-        output.finished = True
-        return output
+                if not any(self._inboxes[request_id] for request_id in remaining):
+                    self._step()
+                for request_id in [name for name in remaining if self._inboxes[name]]:
+                    total = requests[request_id]
+                    try:
+                        for output in self._receive(request_id):
+                            merge(total, output)
+                            num_tokens += sum(len(choice.token_ids) for choice in output.outputs)
+                    except EngineError as error:
+                        logger.error("request %s failed: %s", request_id, error.code)
+                        _mark_failed(total)
+                    if total.finished:
+                        del remaining[request_id]
+                        rate = num_tokens / (time.monotonic() - started)
+                        bar.set_postfix_str(f"{rate:.1f} tok/s", refresh=False)
+                        bar.update()
+        return list(requests.values())
 
 
-def _is_finished(output: RequestOutput | None) -> bool:
-    return output is not None and output.finished
+def _mark_failed(output: RequestOutput) -> None:
+    output.outputs = output.outputs or [CompletionOutput(0, "", [])]
+    for choice in output.outputs:
+        choice.finish_reason = choice.finish_reason or "error"
+    output.finished = True
 
 
 def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from ..errors import ModelTooLarge
 
 CPU_MEMORY_FRACTION = 0.5
 """Share of the RAM that is free once the weights are loaded; the rest stays for everything else."""
+
+MIN_USEFUL_CONTEXT = 2048
+"""A context is not cut below this to make a model fit; the user has to ask for less."""
 
 GPU_MEMORY_FRACTION = 0.9
 """Share of the GPU's whole memory for weights, activations and the pool together."""
@@ -81,6 +85,7 @@ def plan_pool(
     max_model_len: int,
     max_num_seqs: int,
     num_blocks: int | None = None,
+    may_shrink: bool = False,
 ) -> MemoryPlan:
     """Sizes the block pool.
 
@@ -88,6 +93,7 @@ def plan_pool(
         shape: Cost of a block.
         budget: Bytes that the pool may take.
         max_model_len: The longest request, which must fit.
+        may_shrink: Whether `max_model_len` may become what fits, if that is a useful length.
         max_num_seqs: Requests at once; a pool for more would never be used.
         num_blocks: The size that the user asks for, or None.
 
@@ -100,7 +106,8 @@ def plan_pool(
         if num_blocks > most:
             raise ModelTooLarge(
                 f"num_blocks={num_blocks} takes {format_bytes(num_blocks * shape.bytes_per_block)}, "
-                f"but {format_bytes(budget)} are available for the KV cache, which is {most} blocks",
+                f"but {format_bytes(budget)} are available for the KV cache, which is {most} blocks; "
+                "a larger memory_fraction would allow more",
                 param="num_blocks",
             )
         chosen, reason = num_blocks, "as asked for"
@@ -108,23 +115,21 @@ def plan_pool(
         chosen, reason = needed * max_num_seqs, f"enough for max_num_seqs={max_num_seqs} of full length"
     else:
         chosen, reason = most, f"all of the {format_bytes(budget)} that are available"
-    if chosen < needed:
+    if chosen < needed and may_shrink and chosen * shape.block_size >= MIN_USEFUL_CONTEXT:
+        max_model_len = chosen * shape.block_size
+    elif chosen < needed:
         raise ModelTooLarge(
             f"one request of max_model_len={max_model_len} needs {needed} KV-cache blocks "
-            f"({format_bytes(needed * shape.bytes_per_block)}), but the pool has {chosen} "
-            f"({reason}); set max_model_len to {chosen * shape.block_size} or less, or provide more memory",
+            f"({format_bytes(needed * shape.bytes_per_block)}), but the pool has {chosen} ({reason}); "
+            + _what_would_fit(chosen * shape.block_size, num_blocks is not None),
             param="max_model_len",
         )
     return MemoryPlan(shape, budget, chosen, max_model_len, reason)
 
 
 def available_ram() -> int:
-    """Bytes of RAM that this process may still take: the machine's, or less by its cgroup's limit."""
-    available = _meminfo("MemAvailable")
-    limit, used = _cgroup("memory.max"), _cgroup("memory.current")
-    if limit is not None and used is not None:
-        available = min(available, max(0, limit - used))
-    return available
+    """Bytes of RAM that this process may still take: the machine's, or less by the limit of a cgroup."""
+    return min([_meminfo("MemAvailable"), *cgroup_headrooms()])
 
 
 def total_ram() -> int:
@@ -142,13 +147,70 @@ def _meminfo(field: str) -> int:
     return total_ram() // 2
 
 
-def _cgroup(name: str) -> int | None:
-    """A limit of cgroup v2, or None if there is none."""
-    path = Path("/sys/fs/cgroup") / name
-    if not path.exists():
+def _what_would_fit(num_tokens: int, size_was_given: bool) -> str:
+    more = "a larger num_blocks" if size_was_given else "more memory or a larger memory_fraction"
+    if num_tokens == 0:
+        return f"{more} is needed"
+    return f"max_model_len={num_tokens} or less would fit, or {more}"
+
+
+class CgroupFiles(NamedTuple):
+    """Where a version of Linux' control groups says what it limits and what is in use.
+
+    Attributes:
+        cache: Fields of memory.stat that count as in use but are given back when memory is short:
+            the file pages, to which a checkpoint that was just read belongs.
+    """
+
+    limit: str
+    usage: str
+    cache: tuple[str, ...]
+
+
+CGROUP_V2 = CgroupFiles("memory.max", "memory.current", ("active_file", "inactive_file"))
+CGROUP_V1 = CgroupFiles(
+    "memory.limit_in_bytes", "memory.usage_in_bytes", ("total_active_file", "total_inactive_file")
+)
+
+
+def cgroup_headrooms(
+    root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")
+) -> list[int]:
+    """What each control group that this process is in, and each group around it, leaves it in bytes."""
+    headrooms: list[int] = []
+    if not membership.exists():
+        return headrooms
+    for line in membership.read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            files, mount = CGROUP_V2, root
+        elif "memory" in controllers.split(","):
+            files, mount = CGROUP_V1, root / "memory"
+        else:
+            continue
+        group = mount / path.lstrip("/")
+        # Inside a container the path may be the host's; what is mounted there is the group itself.
+        for folder in (group, *group.parents):
+            headroom = _headroom(folder, files)
+            if headroom is not None:
+                headrooms.append(headroom)
+            if folder == mount:
+                break
+    return headrooms
+
+
+def _headroom(folder: Path, files: CgroupFiles) -> int | None:
+    """The limit less what is in use for good, or None where there is no limit."""
+    if not (folder / files.limit).exists() or not (folder / files.usage).exists():
         return None
-    text = path.read_text().strip()
-    return int(text) if text.isdigit() else None
+    limit = (folder / files.limit).read_text().strip()
+    if not limit.isdigit() or int(limit) >= 1 << 60:  # v1 writes a huge number for none
+        return None
+    used = int((folder / files.usage).read_text())
+    if (folder / "memory.stat").exists():
+        stat = dict(line.split(" ", 1) for line in (folder / "memory.stat").read_text().splitlines())
+        used -= sum(int(stat.get(name, 0)) for name in files.cache)
+    return max(0, int(limit) - max(0, used))
 
 
 def format_bytes(num_bytes: float) -> str:

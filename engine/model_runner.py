@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..kernels.types import AttentionMetadata
 from .request import Request
-from .sampler import Sampler, gather_logprobs
+from .sampler import NUMERICAL_ERROR, Sampler, gather_logprobs
 from .scheduler import ModelRunnerOutput, RawLogprobs, ScheduledChunk, SchedulerOutput
 
 LOGPROB_ROWS = 64
@@ -93,8 +93,9 @@ class ModelRunner:
             return output
         input_ids, meta = self._prepare(chunks)
         hidden = self.model.forward(input_ids, self.kv_caches, meta)
+        last_rows = np.array([chunk.end - chunk.start for chunk in chunks]).cumsum() - 1
         self._score_prompts(chunks, hidden, output)
-        self._sample(chunks, hidden, output)
+        self._sample(chunks, hidden[self._to_device(last_rows)], output)
         return output
 
     def _prepare(self, chunks: Sequence[ScheduledChunk]) -> tuple[Tensor, AttentionMetadata]:
@@ -128,18 +129,28 @@ class ModelRunner:
         return torch.from_numpy(array).to(self.device)
 
     def _sample(self, chunks: Sequence[ScheduledChunk], hidden: Tensor, output: ModelRunnerOutput) -> None:
-        """Samples for the chunks that reach their request's last known token."""
+        """Samples for the chunks that reach their request's last known token.
+
+        Args:
+            chunks: The step's chunks.
+            hidden: The last row of each chunk.
+            output: Takes the tokens.
+        """
         sampling = [i for i, chunk in enumerate(chunks) if chunk.samples]
+        if len(sampling) < len(chunks):
+            # A NaN reaches all later rows through attention. In a chunk that does not sample, the
+            # sampler would not see it, and its blocks would enter the prefix cache.
+            failed = (~torch.isfinite(hidden).all(dim=-1)).nonzero().flatten().tolist()
+            output.errors = dict.fromkeys(failed, NUMERICAL_ERROR)
         if not sampling:
             return
-        last_rows = np.array([chunk.end - chunk.start for chunk in chunks]).cumsum() - 1
-        rows = self._to_device(last_rows[sampling])
-        logits = self.model.compute_logits(hidden[rows])
+        rows = hidden if len(sampling) == len(chunks) else hidden[torch.tensor(sampling, device=self.device)]
+        logits = self.model.compute_logits(rows)
         sampled = self.sampler.sample(logits, [chunks[i].request for i in sampling])
         for row, i in enumerate(sampling):
             output.sampled[i] = sampled.tokens[row]
         output.logprobs = {sampling[row]: entry for row, entry in sampled.logprobs.items()}
-        output.errors = {sampling[row]: error for row, error in sampled.errors.items()}
+        output.errors.update({sampling[row]: error for row, error in sampled.errors.items()})
 
     def _score_prompts(
         self, chunks: Sequence[ScheduledChunk], hidden: Tensor, output: ModelRunnerOutput

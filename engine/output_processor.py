@@ -43,12 +43,14 @@ class ProcessedStep:
 
     Attributes:
         outputs: Deltas, at most one per request.
-        aborts: Choices that a stop string has ended; the engine does not know it yet.
+        stopped: Choices that a stop string has ended; the engine does not know it yet.
+        orphaned: Choices that are still running, but whose request has failed with another choice.
         failures: By request id, the error code of a request that failed.
     """
 
     outputs: list[RequestOutput] = field(default_factory=list[RequestOutput])
-    aborts: list[str] = field(default_factory=list[str])
+    stopped: list[str] = field(default_factory=list[str])
+    orphaned: list[str] = field(default_factory=list[str])
     failures: dict[str, str] = field(default_factory=dict[str, str])
 
 
@@ -125,7 +127,7 @@ class OutputProcessor:
                 continue
             completion = self._complete(state, choice, delta)
             if choice.finished and delta.finish_reason is None:
-                step.aborts.append(delta.request_id)
+                step.stopped.append(delta.request_id)
             output = outputs.get(state.request_id)
             if output is None:
                 output = outputs[state.request_id] = self._new_output(state, delta)
@@ -135,7 +137,7 @@ class OutputProcessor:
                 self.remove(state.request_id)
         for request_id in step.failures:
             outputs.pop(request_id, None)
-            step.aborts += self.remove(request_id)
+            step.orphaned += self.remove(request_id)
         step.outputs = list(outputs.values())
         return step
 
@@ -207,7 +209,8 @@ def merge(total: RequestOutput | None, delta: RequestOutput) -> RequestOutput:
         choice.text += new.text
         choice.token_ids += new.token_ids
         if new.logprobs is not None:
-            choice.logprobs = (choice.logprobs or []) + new.logprobs
+            choice.logprobs = choice.logprobs or []
+            choice.logprobs += new.logprobs
             choice.cumulative_logprob = new.cumulative_logprob
         choice.finish_reason, choice.stop_reason = new.finish_reason, new.stop_reason
     return total

@@ -14,12 +14,13 @@ import msgspec
 from .. import errors
 from ..errors import EngineError, QuireError
 from .config import EngineConfig
-from .engine import EngineRequest
+from .outputs import FinishReason
+from .request import FinishedRequest
+from .sampling_params import SamplingParams
 from .scheduler import TokenDelta
 from .stats import EngineStats
 
 HEADER = struct.Struct("<I")
-MAX_FRAME = 1 << 30
 
 
 class Start(msgspec.Struct, tag="start"):
@@ -29,15 +30,29 @@ class Start(msgspec.Struct, tag="start"):
 
 
 class Add(msgspec.Struct, tag="add"):
-    """To the engine: one request, all of its choices."""
+    """To the engine: one request, all of its choices.
 
-    requests: list[EngineRequest]
+    Attributes:
+        choice_ids: One id per choice.
+    """
+
+    choice_ids: list[str]
+    prompt_token_ids: list[int]
+    params: SamplingParams
+    priority: int
+    cache_salt: str | None
+    arrival_time: float
 
 
 class Abort(msgspec.Struct, tag="abort"):
-    """To the engine: end these requests."""
+    """To the engine: end these requests.
+
+    Attributes:
+        reason: "stop" if a stop string was found in their text, "abort" if nobody wants them.
+    """
 
     request_ids: list[str]
+    reason: FinishReason
 
 
 class ResetPrefixCache(msgspec.Struct, tag="reset_prefix_cache"):
@@ -45,7 +60,13 @@ class ResetPrefixCache(msgspec.Struct, tag="reset_prefix_cache"):
 
 
 class Ready(msgspec.Struct, tag="ready"):
-    """From the engine, once: the model is loaded."""
+    """From the engine, once: the model is loaded.
+
+    Attributes:
+        max_model_len: Tokens of a request, which may be less than the model's own context.
+    """
+
+    max_model_len: int
 
 
 class Failed(msgspec.Struct, tag="failed"):
@@ -73,14 +94,23 @@ class Refused(msgspec.Struct, tag="refused"):
 
 
 class Step(msgspec.Struct, tag="step"):
-    """From the engine: what one step gave. Without deltas: a sign of life."""
+    """From the engine: what one step gave.
+
+    Attributes:
+        finished: The figures of all requests that ended since the last step, aborted ones included.
+    """
 
     deltas: list[TokenDelta]
     stats: EngineStats
+    finished: list[FinishedRequest]
+
+
+class Alive(msgspec.Struct, tag="alive"):
+    """From the engine, every second, also in the middle of a long step."""
 
 
 ToEngine = Start | Add | Abort | ResetPrefixCache
-FromEngine = Ready | Failed | Refused | Step
+FromEngine = Ready | Failed | Refused | Step | Alive
 
 _encoder = msgspec.msgpack.Encoder()
 _to_engine = msgspec.msgpack.Decoder(ToEngine)

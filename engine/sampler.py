@@ -17,8 +17,14 @@ from . import noise
 from .request import Request
 from .scheduler import RawLogprobs
 
+NUMERICAL_ERROR = "numerical_error"
+"""The code of `errors.NumericalError`."""
+
 NUM_CANDIDATES = 1024
 """Most likely tokens among which top-p is looked for before the whole vocabulary is sorted."""
+
+MIN_TEMPERATURE = 1e-6
+"""Below it, all but the best token have probability 0 in fp32 anyway."""
 
 CDF_BLOCK = 1024
 """Tokens whose probabilities are summed together in the first level of the cumulative sum."""
@@ -65,7 +71,7 @@ class Sampler:
             greedy_tokens[rows] = draw(chosen, [requests[i] for i in drawn])
 
         tokens: list[int] = greedy_tokens.tolist()
-        output = SamplerOutput(tokens, errors=dict.fromkeys(failed, "numerical_error"))
+        output = SamplerOutput(tokens, errors=dict.fromkeys(failed, NUMERICAL_ERROR))
         if raw is not None:
             nums = [requests[i].params.logprobs or 0 for i in wanted]
             entries = gather_logprobs(raw, [tokens[i] for i in wanted], nums)
@@ -124,13 +130,20 @@ def draw(logits: Tensor, requests: Sequence[Request]) -> Tensor:
     """
     device = logits.device
     params = [request.params for request in requests]
-    logits /= torch.tensor([[p.temperature] for p in params], dtype=logits.dtype, device=device)
+    # The best token at 0, the others below: no temperature, however small, can overflow.
+    logits -= logits.amax(dim=-1, keepdim=True)
+    temperatures = [max(p.temperature, MIN_TEMPERATURE) for p in params]
+    logits /= torch.tensor(temperatures, dtype=logits.dtype, device=device)[:, None]
     probs = torch.softmax(logits, dim=-1)
-    if any(p.top_k or p.top_p < 1.0 or p.min_p > 0.0 for p in params):
+    filtered = [i for i, p in enumerate(params) if p.top_k or p.top_p < 1.0 or p.min_p > 0.0]
+    if filtered:
+        rows = torch.tensor(filtered, device=device)
+        chosen = [params[i] for i in filtered]
+        kept = probs if len(filtered) == len(params) else probs[rows]
         threshold = thresholds(
-            probs, [p.top_k for p in params], [p.top_p for p in params], [p.min_p for p in params]
+            kept, [p.top_k for p in chosen], [p.top_p for p in chosen], [p.min_p for p in chosen]
         )
-        probs = torch.where(probs >= threshold[:, None], probs, 0.0)
+        probs[rows] = torch.where(kept >= threshold[:, None], kept, 0.0)
     seeds, positions = [r.seed for r in requests], [r.num_tokens for r in requests]
     return inverse_cdf(probs, torch.from_numpy(noise.uniform(seeds, positions)).to(device))
 
@@ -149,8 +162,10 @@ def thresholds(probs: Tensor, top_k: list[int], top_p: list[float], min_p: list[
     """
     vocab, device = probs.shape[1], probs.device
     ks = [min(k, vocab) if k else vocab for k in top_k]
-    largest_k = max((k for k in ks if k < vocab), default=0)
-    sorted_probs = probs.topk(min(vocab, max(NUM_CANDIDATES, largest_k)), dim=-1).values
+    num_candidates = min(vocab, max((k for k in ks if k < vocab), default=1))
+    if any(k == vocab and p < 1.0 for k, p in zip(ks, top_p, strict=True)):
+        num_candidates = min(vocab, max(NUM_CANDIDATES, num_candidates))
+    sorted_probs = probs.topk(num_candidates, dim=-1).values
     k = torch.tensor(ks, device=device)
     p = torch.tensor(top_p, dtype=torch.float64, device=device)
     result = _nucleus(probs, sorted_probs, k, p)

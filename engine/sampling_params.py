@@ -17,18 +17,32 @@ SEED_LIMIT = 1 << 63
 
 def _number(name: str, value: object, low: float, high: float, *, open_low: bool = False) -> None:
     """Raises unless value is a finite number in [low, high], or (low, high] if `open_low`."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise InvalidRequest(f"{name} must be a finite number, got {value!r}", param=name)
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or (isinstance(value, float) and not math.isfinite(value))
+    ):
+        raise InvalidRequest(f"{name} must be a finite number, got {_shown(value)}", param=name)
     if value > high or value < low or (open_low and value == low):
         bracket = "(" if open_low else "["
-        raise InvalidRequest(f"{name} must be in {bracket}{low:g}, {high:g}], got {value!r}", param=name)
+        raise InvalidRequest(
+            f"{name} must be in {bracket}{low:g}, {high:g}], got {_shown(value)}", param=name
+        )
+
+
+def _shown(value: object) -> str:
+    """A value for an error message, short however long it is."""
+    if isinstance(value, int) and abs(value) >= 1 << 256:
+        return "a huge integer"
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _integer(name: str, value: object, low: int, high: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise InvalidRequest(f"{name} must be an integer, got {value!r}", param=name)
+        raise InvalidRequest(f"{name} must be an integer, got {_shown(value)}", param=name)
     if not low <= value <= high:
-        raise InvalidRequest(f"{name} must be between {low} and {high}, got {value}", param=name)
+        raise InvalidRequest(f"{name} must be between {low} and {high}, got {_shown(value)}", param=name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +110,7 @@ class SamplingParams:
         _integer("top_k", self.top_k, 0, 1 << 31)
         _number("presence_penalty", self.presence_penalty, -2.0, 2.0)
         _number("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
-        _number("repetition_penalty", self.repetition_penalty, 0.0, 10.0, open_low=True)
+        _number("repetition_penalty", self.repetition_penalty, 0.01, 10.0)
         if self.seed is not None:
             _integer("seed", self.seed, -SEED_LIMIT, SEED_LIMIT - 1)
         self._check_lengths()
@@ -129,9 +143,8 @@ class SamplingParams:
             )
         for text in self.stop:
             if not isinstance(text, str) or not text or len(text) > MAX_STOP_CHARACTERS:
-                shown = repr(text) if len(str(text)) < 80 else f"{len(text)} characters"
                 raise InvalidRequest(
-                    f"a stop string must have 1 to {MAX_STOP_CHARACTERS} characters, got {shown}",
+                    f"a stop string must have 1 to {MAX_STOP_CHARACTERS} characters, got {_shown(text)}",
                     param="stop",
                 )
 
@@ -145,7 +158,7 @@ class SamplingParams:
             for token in tokens:
                 if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < vocab_size:
                     raise InvalidRequest(
-                        f"{name} holds {token!r}, which is no token id (the vocabulary has {vocab_size})",
+                        f"{name} holds {_shown(token)}, no token id: the vocabulary has {vocab_size}",
                         param=name,
                     )
 
@@ -155,6 +168,12 @@ class SamplingParams:
         return self.temperature == 0.0
 
     def for_choice(self, index: int) -> SamplingParams:
-        """The parameters of one of the n choices: a seed of its own, n = 1."""
+        """The parameters of one of the n choices: n = 1, and a seed of its own.
+
+        The first one scores the prompt for all, so that the others can share its blocks.
+        """
+        if self.n == 1:
+            return self
         seed = None if self.seed is None else (self.seed + index + SEED_LIMIT) % (2 * SEED_LIMIT) - SEED_LIMIT
-        return replace(self, n=1, seed=seed)
+        prompt_logprobs = self.prompt_logprobs if index == 0 or self.max_tokens == 0 else None
+        return replace(self, n=1, seed=seed, prompt_logprobs=prompt_logprobs)

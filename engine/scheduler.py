@@ -80,7 +80,6 @@ class TokenDelta:
         prompt_logprobs: Entries for the prompt tokens scored in this step.
         stop_token: The stop token that ended the request, if one did.
         error: Set with finish_reason "error": a code from `quire.errors`.
-        figures: Set with finish_reason.
     """
 
     request_id: str
@@ -91,7 +90,6 @@ class TokenDelta:
     finish_reason: FinishReason | None = None
     stop_token: int | None = None
     error: str | None = None
-    figures: FinishedRequest | None = None
 
 
 RESERVE_ALL_AFTER = 4
@@ -135,6 +133,7 @@ class Scheduler:
         self.running: list[Request] = []
         self.num_preemptions = 0
         self._released: list[str] = []
+        self._finished: list[FinishedRequest] = []
 
     @property
     def has_unfinished(self) -> bool:
@@ -154,12 +153,17 @@ class Scheduler:
             request.leader = None
         self.waiting.push(request)
 
-    def abort(self, request_id: str) -> Request | None:
-        """Ends a request and frees its blocks; returns it, or None if it is not known (any more)."""
+    def abort(self, request_id: str, reason: FinishReason = "abort") -> bool:
+        """Ends a request and frees its blocks; returns whether it was still there."""
         request = self.requests.get(request_id)
         if request is not None:
-            self._finish(request)
-        return request
+            self._finish(request, reason)
+        return request is not None
+
+    def take_finished(self) -> list[FinishedRequest]:
+        """The figures of the requests that have ended since the last call."""
+        finished, self._finished = self._finished, []
+        return finished
 
     def schedule(self) -> SchedulerOutput:
         """Chooses the next step's work: decoding requests first, then prompts, then new requests."""
@@ -239,12 +243,11 @@ class Scheduler:
         return delta
 
     def _end(self, request: Request, delta: TokenDelta, reason: FinishReason) -> TokenDelta:
-        self._finish(request)
+        self._finish(request, reason)
         delta.finish_reason = reason
-        delta.figures = FinishedRequest.of(request, reason)
         return delta
 
-    def _finish(self, request: Request) -> None:
+    def _finish(self, request: Request, reason: FinishReason) -> None:
         """Ends a request: out of every queue, no blocks, its followers may go."""
         if request.status is RequestStatus.RUNNING:
             self._stop_running(request)
@@ -252,6 +255,7 @@ class Scheduler:
             self.waiting.remove(request)
         request.status = RequestStatus.FINISHED
         request.finished_time = self.clock()
+        self._finished.append(FinishedRequest.of(request, reason))
         del self.requests[request.request_id]
         self.waiting.release_followers(request)
 

@@ -6,6 +6,8 @@ import heapq
 
 from .request import Request
 
+MIN_HEAP_TO_REBUILD = 64
+
 
 class WaitingQueue:
     """A priority queue: lower priority numbers first, then earlier arrivals.
@@ -55,3 +57,11 @@ class WaitingQueue:
     def remove(self, request: Request) -> None:
         """Takes a request out, wherever it waits; harmless if it does not."""
         self._members.discard(request.request_id)
+        if request.leader is not None:
+            followers = self._followers.get(request.leader.request_id, [])
+            if request in followers:
+                followers.remove(request)
+        # Clients that come and go must not fill the heap with what they left.
+        if len(self._heap) > 2 * len(self._members) + MIN_HEAP_TO_REBUILD:
+            self._heap = [entry for entry in self._heap if entry[2].request_id in self._members]
+            heapq.heapify(self._heap)

@@ -141,7 +141,13 @@ def resolved_table(device: str) -> dict[str, str]:
     for name, cells in TABLE.items():
         forced = _forced_column(name)
         usable = [c.column for c in cells if c.device == device and load_cell(c, name)[0] is not None]
-        rows[name] = f"{forced} (forced)" if forced else " · ".join([*usable, "reference"])
+        usable.append("reference")
+        if forced is None:
+            rows[name] = " · ".join(usable)
+        else:
+            rows[name] = (
+                f"{forced} (forced)" if forced in usable else f"{forced} (forced, but cannot run here)"
+            )
     return rows
 
 
@@ -192,6 +198,6 @@ TABLE: dict[str, tuple[Cell, ...]] = {
     "paged_attention": (CPP,),
     "linear": (Cell("cpu", "cpp", "cpu", _dense_weight),),
     "silu_and_mul": (CPP,),
-    "gelu_and_mul": (),
+    "gelu_and_mul": (CPP,),
     "moe": (),
 }

@@ -21,9 +21,9 @@ void check_blocks(const AttentionArgs& a) {
     if (queries == 0) continue;
     const int blocks = ceil_div(length, a.block_size);
     if (queries < 0 || length < queries || blocks > a.table_width) {
-      throw std::out_of_range("sequence " + std::to_string(s) + " of " + std::to_string(length) + " tokens has " +
-                              std::to_string(queries) + " queries and a table of " + std::to_string(a.table_width) +
-                              " blocks");
+      throw std::out_of_range("sequence " + std::to_string(s) + " of " + std::to_string(length) +
+                              " tokens has " + std::to_string(queries) + " queries and a table of " +
+                              std::to_string(a.table_width) + " blocks");
     }
     const int first_seen = a.window > 0 ? std::max(0, length - queries - a.window + 1) : 0;
     for (int i = first_seen / a.block_size; i < blocks; ++i) {

@@ -10,15 +10,15 @@ namespace quire::QUIRE_TARGET {
 
 // The arrays of one item, laid out in the thread's scratch.
 struct AttentionScratch {
-  char* queries;     // packed tiles, as for a linear layer
-  char* panel;       // 32 keys, transposed: [steps][32]
-  float* tile;       // sums of one dot_tile
-  float* scores;     // [rows][kKeyChunk]
-  float* values;     // [rows][padded head size], this chunk's o
-  float* merged;     // [rows][padded head size], the merged o
-  float *maxima, *sums;  // [rows], merged
+  char* queries;                     // packed tiles, as for a linear layer
+  char* panel;                       // 32 keys, transposed: [steps][32]
+  float* tile;                       // sums of one dot_tile
+  float* scores;                     // [rows][kKeyChunk], then the weights exp(s - m)
+  float* values;                     // [rows][padded head size], this chunk's o
+  float* merged;                     // [rows][padded head size], the merged o
+  float *maxima, *sums;              // [rows], the merged m and l
   float *chunk_maxima, *chunk_sums;  // [rows], this chunk's m and l
-  char* padded;      // values copied to rows of the padded head size, if they are not a multiple of 16
+  char* padded;                      // copies of the values, if the head size is no multiple of 16
 };
 
 inline int padded_size(const AttentionArgs& a) { return ceil_div(a.head_size, kLanes) * kLanes; }
@@ -119,8 +119,8 @@ struct Attention {
     for (int j = range.begin; j < range.end; ++j) {
       const int position = chunk * kKeyChunk + j;
       const std::int64_t block = table[position / a.block_size];
-      const std::int64_t at = (block * a.num_kv_heads + item.kv_head) * a.block_size + position % a.block_size;
-      keys[j] = cache + at * a.head_size;
+      const std::int64_t first = (block * a.num_kv_heads + item.kv_head) * a.block_size;
+      keys[j] = cache + (first + position % a.block_size) * a.head_size;
       value_rows[j] = keys[j] + a.value_offset;
     }
     if (a.head_size % kLanes == 0) return;
@@ -172,7 +172,8 @@ struct Attention {
         pointers[i] = j < range.end ? reinterpret_cast<const char*>(keys[j]) : nothing;
       }
       if (begin >= count) count = 0;
-      transpose_rows(pointers, count, bytes, kLanes, reinterpret_cast<std::uint32_t*>(s.panel) + half, kPanel);
+      std::uint32_t* columns = reinterpret_cast<std::uint32_t*>(s.panel) + half;
+      transpose_rows(pointers, count, bytes, kLanes, columns, kPanel);
     }
   }
 
@@ -275,8 +276,8 @@ struct Attention {
     merge_partial(s.maxima[row], s.sums[row], s.merged + row * width, maximum, total, values, width);
   }
 
-  static void merge_partial(float& maximum, float& total, float* values, float other_maximum, float other_total,
-                            const float* other_values, int width) {
+  static void merge_partial(float& maximum, float& total, float* values, float other_maximum,
+                            float other_total, const float* other_values, int width) {
     const float m = maximum > other_maximum ? maximum : other_maximum;
     const Vec mine = exp(set1(maximum - m)), other = exp(set1(other_maximum - m));
     float factors[2][kLanes];
@@ -353,7 +354,9 @@ struct Attention {
       }
       const Vec scale = set1(1.0f / s.sums[r]);
       T* out = reinterpret_cast<T*>(a.out) + (token * a.num_heads + head) * a.head_size;
-      for (int i = 0; i < a.head_size; i += kLanes) store_part(out, mul(load(values + i), scale), i, a.head_size);
+      for (int i = 0; i < a.head_size; i += kLanes) {
+        store_part(out, mul(load(values + i), scale), i, a.head_size);
+      }
     }
   }
 

@@ -127,8 +127,8 @@ DotTile find_tile(DotKind kind, int rows) {
 
 // Transposes `count` <= 16 rows of `words` 32-bit words (the last one may be half: `bytes` are read) to
 // out[word * stride + row]. Writes `lanes` lanes; those past `count` get zeros.
-inline void transpose_rows(const char* const* rows, int count, std::size_t bytes, int lanes, std::uint32_t* out,
-                           int stride) {
+inline void transpose_rows(const char* const* rows, int count, std::size_t bytes, int lanes,
+                           std::uint32_t* out, int stride) {
   alignas(64) std::uint32_t padded[16][16];
   alignas(64) std::uint32_t block[16 * 16];
   const std::uint32_t* sources[16];
@@ -175,7 +175,8 @@ inline void pack_rows(const char* const* rows, DType type, int count, int size, 
   if (type == DType::float32 || kind == DotKind::pair_dot) {
     transpose_rows(rows, count, bytes, count, reinterpret_cast<std::uint32_t*>(out), count);
     if (kind == DotKind::pair_panel && size % 2 == 1) {
-      __builtin_memset(out + static_cast<std::size_t>(size) * count * 4, 0, static_cast<std::size_t>(count) * 4);
+      const std::size_t column = static_cast<std::size_t>(count) * 4;
+      __builtin_memset(out + static_cast<std::size_t>(size) * column, 0, column);
     }
     return;
   }

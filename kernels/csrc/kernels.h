@@ -67,6 +67,9 @@ struct GateArgs {
   std::int64_t x_stride, size;
 };
 
+// The largest head that RopeArgs' norms take.
+constexpr int kLargestNormedHead = 1024;
+
 struct RopeArgs {
   DType type, cache_type;
   const char *q, *k, *v;                           // [T, heads, head_size]
@@ -114,7 +117,8 @@ struct KernelTable {
   bool pair_dot;              // whether bf16 times bf16 uses DotKind::pair_dot
 
   // Packs rows of x, `stride` elements apart, into one tile; columns past `size` become zeros.
-  void (*pack_tile)(const char* x, DType type, std::int64_t stride, int rows, int size, DotKind kind, char* out);
+  void (*pack_tile)(const char* x, DType type, std::int64_t stride, int rows, int size, DotKind kind,
+                    char* out);
   // Packs up to 32 rows of a weight into a panel; rows past `rows` become zeros.
   void (*pack_panel)(const char* rows, DType type, std::int64_t stride, int count, int size, char* out);
   void (*linear)(const LinearTask& task);

@@ -56,8 +56,8 @@ void linear_rows(const LinearArgs& a, const KernelTable& table, std::int64_t fir
   const auto pack = [&](const RowBlock& block, int tile) {
     const std::int64_t row = block.first_row + block.tiling.first_row(tile);
     const char* x = a.x + row * a.x_stride * static_cast<std::int64_t>(size_of(a.x_type));
-    table.pack_tile(x, a.x_type, a.x_stride, block.tiling.rows_of(tile), static_cast<int>(a.in_features), kind,
-                    packed + static_cast<std::size_t>(row - first) * row_bytes);
+    table.pack_tile(x, a.x_type, a.x_stride, block.tiling.rows_of(tile), static_cast<int>(a.in_features),
+                    kind, packed + static_cast<std::size_t>(row - first) * row_bytes);
   };
   const std::int64_t num_blocks = static_cast<std::int64_t>(blocks.size());
   const std::int64_t most_tiles = num_blocks * kTilesPerBlock;

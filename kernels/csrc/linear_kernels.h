@@ -43,18 +43,20 @@ void write_rows(const float* sums, int rows, int width, const B* bias, T* y, std
   }
 }
 
-inline void write_block(const LinearTask& t, const float* sums, int rows, int width, int first_row,
-                        std::int64_t column) {
-  const std::int64_t columns = t.out_features - column, at = first_row * t.out_features + column;
+// Adds the bias to all rows' sums of `width` columns from `column` on, and stores them.
+inline void write_block(const LinearTask& t, int width, std::int64_t column) {
+  const float* sums = t.sums;
+  const int rows = t.tiling.first_row(t.tiling.tiles);
+  const std::int64_t columns = t.out_features - column;
   const bool float_bias = t.bias_type == DType::float32;
   const float* bias = t.bias && float_bias ? static_cast<const float*>(t.bias) + column : nullptr;
   const Bf16* bias16 = t.bias && !float_bias ? static_cast<const Bf16*>(t.bias) + column : nullptr;
   if (t.y_type == DType::float32) {
-    float* y = reinterpret_cast<float*>(t.y) + at;
+    float* y = reinterpret_cast<float*>(t.y) + column;
     bias16 ? write_rows(sums, rows, width, bias16, y, t.out_features, columns)
            : write_rows(sums, rows, width, bias, y, t.out_features, columns);
   } else {
-    Bf16* y = reinterpret_cast<Bf16*>(t.y) + at;
+    Bf16* y = reinterpret_cast<Bf16*>(t.y) + column;
     bias16 ? write_rows(sums, rows, width, bias16, y, t.out_features, columns)
            : write_rows(sums, rows, width, bias, y, t.out_features, columns);
   }
@@ -63,25 +65,22 @@ inline void write_block(const LinearTask& t, const float* sums, int rows, int wi
 // All rows of the task times V vectors of columns.
 template <int V, int R>
 void linear_columns(const LinearTask& t, int vector) {
-  const std::size_t panel = static_cast<std::size_t>(t.steps) * kPanel * 4;
-  const char* weight = t.weight + (vector / 2) * panel + (vector % 2) * kLanes * 4;
+  constexpr std::int64_t kStepBytes = kPanel * 4;
+  const char* weight = t.weight + vector / 2 * kStepBytes * t.steps + vector % 2 * kLanes * 4;
   const int block = t.tiling.tiles == 1 ? t.steps : kBlockSteps;
-  const std::size_t x_step = step_bytes(t.kind);
+  const std::int64_t x_step = static_cast<std::int64_t>(step_bytes(t.kind));
   const DotTile shorter = find_tile<V, R>(t.kind, t.tiling.rows);
   const DotTile longer = t.tiling.longer ? find_tile<V, R>(t.kind, t.tiling.rows + 1) : nullptr;
   for (int begin = 0; begin < t.steps; begin += block) {
     const int steps = t.steps - begin < block ? t.steps - begin : block;
     for (int tile = 0; tile < t.tiling.tiles; ++tile) {
-      const std::size_t first = static_cast<std::size_t>(t.tiling.first_row(tile));
-      const std::size_t rows = static_cast<std::size_t>(t.tiling.rows_of(tile));
-      const char* x = t.x + (first * static_cast<std::size_t>(t.steps) + rows * static_cast<std::size_t>(begin)) * x_step;
-      float* sums = t.sums + first * V * kLanes;
-      (tile < t.tiling.longer ? longer : shorter)(x, weight + static_cast<std::size_t>(begin) * kPanel * 4, steps,
-                                                  sums, begin == 0);
+      const std::int64_t first = t.tiling.first_row(tile), rows = t.tiling.rows_of(tile);
+      const char* x = t.x + (first * t.steps + rows * begin) * x_step;
+      const DotTile dot = tile < t.tiling.longer ? longer : shorter;
+      dot(x, weight + begin * kStepBytes, steps, t.sums + first * V * kLanes, begin == 0);
     }
   }
-  const int rows = t.tiling.first_row(t.tiling.tiles);
-  write_block(t, t.sums, rows, V * kLanes, 0, std::int64_t{vector} * kLanes);
+  write_block(t, V * kLanes, std::int64_t{vector} * kLanes);
 }
 
 inline void linear(const LinearTask& t) {

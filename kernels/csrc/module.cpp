@@ -35,27 +35,30 @@ void pack_weight(Address weight, int type, std::int64_t stride, std::int64_t out
   quire::pack_weight(at<const char>(weight), dtype(type), stride, out_features, in_features, at(packed));
 }
 
-void rms_norm(Address x, std::int64_t x_stride, Address residual, std::int64_t residual_stride, Address weight,
-              Address y, Address total, int type, std::int64_t rows, std::int64_t size, float eps) {
+void rms_norm(Address x, std::int64_t x_stride, Address residual, std::int64_t residual_stride,
+              Address weight, Address y, Address total, int type, std::int64_t rows, std::int64_t size,
+              float eps) {
   quire::rms_norm({dtype(type), at<const char>(x), at<const char>(residual), at<const char>(weight), at(y),
                    at(total), x_stride, residual_stride, size, eps},
                   rows);
 }
 
-void silu_and_mul(Address x, std::int64_t x_stride, Address y, int type, std::int64_t rows, std::int64_t size) {
+void silu_and_mul(Address x, std::int64_t x_stride, Address y, int type, std::int64_t rows,
+                  std::int64_t size) {
   quire::silu_and_mul({dtype(type), at<const char>(x), at(y), x_stride, size}, rows);
 }
 
-void gelu_and_mul(Address x, std::int64_t x_stride, Address y, int type, std::int64_t rows, std::int64_t size) {
+void gelu_and_mul(Address x, std::int64_t x_stride, Address y, int type, std::int64_t rows,
+                  std::int64_t size) {
   quire::gelu_and_mul({dtype(type), at<const char>(x), at(y), x_stride, size}, rows);
 }
 
 void rope_and_cache_write(Address q, std::int64_t q_stride, Address k, std::int64_t k_stride, Address v,
                           std::int64_t v_stride, Address q_out, int type, Address cos_sin,
                           std::int64_t rotary_size, std::int64_t num_positions, int half, Address cache,
-                          int cache_type, std::int64_t value_offset, std::int64_t num_slots, Address positions,
-                          Address slots, std::int64_t tokens, int num_heads, int num_kv_heads, int head_size,
-                          int block_size, Address q_norm, Address k_norm, float eps) {
+                          int cache_type, std::int64_t value_offset, std::int64_t num_slots,
+                          Address positions, Address slots, std::int64_t tokens, int num_heads,
+                          int num_kv_heads, int head_size, int block_size, Address q_norm, Address k_norm, float eps) {
   quire::RopeArgs a{};
   a.type = dtype(type);
   a.cache_type = dtype(cache_type);
@@ -86,9 +89,10 @@ void rope_and_cache_write(Address q, std::int64_t q_stride, Address k, std::int6
 }
 
 void paged_attention(Address q, std::int64_t q_stride, Address out, int type, Address cache, int cache_type,
-                     std::int64_t value_offset, std::int64_t num_blocks, Address query_start, Address seq_lens,
-                     Address block_tables, std::int64_t table_width, int num_seqs, int num_heads, int num_kv_heads,
-                     int head_size, int block_size, float scale, int window, float softcap, Address sinks) {
+                     std::int64_t value_offset, std::int64_t num_blocks, Address query_start,
+                     Address seq_lens, Address block_tables, std::int64_t table_width, int num_seqs,
+                     int num_heads, int num_kv_heads, int head_size, int block_size, float scale, int window,
+                     float softcap, Address sinks) {
   quire::AttentionArgs a{};
   a.type = dtype(type);
   a.cache_type = dtype(cache_type);

@@ -34,15 +34,21 @@ void rms_norm(const NormArgs& args, std::int64_t rows) {
 
 void silu_and_mul(const GateArgs& args, std::int64_t rows) {
   const KernelTable& table = kernels();
-  for_rows(rows, 4 * args.size, [&](std::int64_t begin, std::int64_t end) { table.silu_and_mul(args, begin, end); });
+  const auto body = [&](std::int64_t begin, std::int64_t end) { table.silu_and_mul(args, begin, end); };
+  for_rows(rows, 4 * args.size, body);
 }
 
 void gelu_and_mul(const GateArgs& args, std::int64_t rows) {
   const KernelTable& table = kernels();
-  for_rows(rows, 4 * args.size, [&](std::int64_t begin, std::int64_t end) { table.gelu_and_mul(args, begin, end); });
+  const auto body = [&](std::int64_t begin, std::int64_t end) { table.gelu_and_mul(args, begin, end); };
+  for_rows(rows, 4 * args.size, body);
 }
 
 void rope_and_cache_write(const RopeArgs& args, std::int64_t tokens) {
+  if ((args.q_norm || args.k_norm) && args.head_size > kLargestNormedHead) {
+    throw std::invalid_argument("head norms take heads of at most " + std::to_string(kLargestNormedHead) +
+                                " channels, got " + std::to_string(args.head_size));
+  }
   for (std::int64_t i = 0; i < tokens; ++i) {
     check("position", args.positions[i], args.num_positions);
     check("cache slot", args.slots[i], args.num_slots);

@@ -112,8 +112,6 @@ inline std::int64_t cache_offset(const RopeArgs& a, std::int64_t slot, int head)
   return ((block * a.num_kv_heads + head) * a.block_size + offset) * a.head_size;
 }
 
-constexpr int kLargestNormedHead = 1024;
-
 template <class T, class C>
 void rope_rows(const RopeArgs& a, std::int64_t begin, std::int64_t end) {
   const std::int64_t size = a.head_size;

@@ -24,8 +24,9 @@ double probe(const std::string& kind, std::int64_t amount) {
   }
   if (kind != "float" && kind != "pair") throw std::invalid_argument("probe: unknown kind '" + kind + "'");
   const DotKind pair = table.pair_dot ? DotKind::pair_dot : DotKind::pair_panel;
+  const DotKind dot = kind == "float" ? DotKind::float_panel : pair;
   const std::int64_t tasks = 16 * num_threads();
-  return timed(tasks, [&](std::int64_t) { table.probe_dot(kind == "float" ? DotKind::float_panel : pair, amount / tasks); });
+  return timed(tasks, [&](std::int64_t) { table.probe_dot(dot, amount / tasks); });
 }
 
 }  // namespace quire

@@ -114,8 +114,10 @@ inline void load_pairs(const Bf16* p, Vec& even, Vec& odd) {
   const __m256i low = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
   const __m256i high = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 16));
   const __m256i upper = _mm256_set1_epi32(static_cast<int>(0xffff0000));
-  even = {_mm256_castsi256_ps(_mm256_slli_epi32(low, 16)), _mm256_castsi256_ps(_mm256_slli_epi32(high, 16))};
-  odd = {_mm256_castsi256_ps(_mm256_and_si256(low, upper)), _mm256_castsi256_ps(_mm256_and_si256(high, upper))};
+  even.low = _mm256_castsi256_ps(_mm256_slli_epi32(low, 16));
+  even.high = _mm256_castsi256_ps(_mm256_slli_epi32(high, 16));
+  odd.low = _mm256_castsi256_ps(_mm256_and_si256(low, upper));
+  odd.high = _mm256_castsi256_ps(_mm256_and_si256(high, upper));
 }
 
 inline __m128 low_half(__m256 x) { return _mm256_castps256_ps128(x); }

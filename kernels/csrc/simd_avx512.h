@@ -54,7 +54,8 @@ inline __m512i round_bits(Vec x) {
 inline __m256i narrow(Vec x) { return _mm512_cvtepi32_epi16(_mm512_srli_epi32(round_bits(x), 16)); }
 
 inline Vec round_to_bf16(Vec x) {
-  return _mm512_castsi512_ps(_mm512_and_si512(round_bits(x), _mm512_set1_epi32(static_cast<int>(0xffff0000))));
+  const __m512i upper = _mm512_set1_epi32(static_cast<int>(0xffff0000));
+  return _mm512_castsi512_ps(_mm512_and_si512(round_bits(x), upper));
 }
 
 inline Vec load(const Bf16* p) { return widen(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }

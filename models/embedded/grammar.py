@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 _CHOICE = re.compile(r"\[([^\[\]]*)\]")
 _SLOT = re.compile(r"\{(\w+)\}")
-# "a" before a vowel letter becomes "an", except where the vowel is spoken as a consonant.
-_ARTICLE = re.compile(r"\b([Aa]) (?=[aeiouAEIOU])(?!uni|use|eu|one\b|once)")
+# "a" before a vowel becomes "an"; spelling and sound differ in a few words.
+_ARTICLE = re.compile(r"\b([Aa]) (?=[aeiouAEIOU]|honest|hour)(?!uni|use|eu|one\b|once)")
 
 
 @dataclass(frozen=True)

@@ -151,8 +151,10 @@ async def test_a_killed_engine_fails_its_requests_and_comes_back(engine: AsyncEn
 async def test_a_failed_start_tells_why(tmp_path: Path, tiny_model: Callable[..., Path]) -> None:
     with pytest.raises(ModelError):
         await AsyncEngine.start(EngineConfig(model=str(tmp_path)))
-    with pytest.raises(ModelError, match="max_model_len to 40 or less"):
-        await AsyncEngine.start(EngineConfig(model=str(tiny_model()), num_blocks=10, block_size=4))
+    with pytest.raises(ModelError, match="max_model_len=40 or less"):
+        await AsyncEngine.start(
+            EngineConfig(model=str(tiny_model()), num_blocks=10, block_size=4, max_model_len=256)
+        )
 
 
 def test_the_engine_does_not_outlive_its_parent(tiny_model: Callable[..., Path]) -> None:

@@ -57,6 +57,19 @@ def test_leaving_a_stream_frees_its_blocks(llm: LLM) -> None:
     assert llm.get_metrics().num_free_blocks == llm.get_metrics().num_blocks
 
 
+def test_streams_and_calls_may_interleave(llm: LLM) -> None:
+    params = greedy(max_tokens=30)
+    prompts = ["the start", "another one"]
+    alone = [llm.generate(prompt, params, use_tqdm=False)[0].outputs[0].text for prompt in prompts]
+    streams = [llm.stream(prompt, params) for prompt in prompts]
+    texts = ["", ""]
+    for deltas in zip(*streams, strict=True):
+        for i, delta in enumerate(deltas):
+            texts[i] += delta.outputs[0].text
+        assert llm.generate("in between", greedy(max_tokens=3), use_tqdm=False)[0].finished
+    assert texts == alone
+
+
 def test_stop_strings_cut_the_text(llm: LLM) -> None:
     whole, _, _ = text_of(llm, greedy(max_tokens=40))
     stop = whole[10:14]
@@ -132,8 +145,8 @@ def test_settings_are_checked(tiny_model: Callable[..., Path]) -> None:
         LLM(folder, no_such_setting=1)
     with pytest.raises(ValueError, match="block_size must be a positive integer, got 0"):
         LLM(folder, block_size=0)
-    with pytest.raises(ModelTooLarge, match="max_model_len to 40 or less"):
-        LLM(folder, num_blocks=10, block_size=4)
+    with pytest.raises(ModelTooLarge, match="max_model_len=40 or less"):
+        LLM(folder, num_blocks=10, block_size=4, max_model_len=256)
     with pytest.raises(ModelTooLarge, match="max_model_len=257"):
         LLM(folder, max_model_len=257)
     with pytest.raises((NotFound, QuireError), match="no-such-folder"):
@@ -203,6 +216,16 @@ def test_a_nan_fails_its_request_alone(tiny_model: Callable[..., Path]) -> None:
     assert [o.outputs[0].finish_reason for o in outputs] == ["length", "error", "length"]
     for output, alone in zip((outputs[0], outputs[2]), undisturbed, strict=True):
         assert output.outputs[0].token_ids == alone.outputs[0].token_ids
+
+
+def test_a_nan_in_an_early_chunk_leaves_nothing_in_the_cache(tiny_model: Callable[..., Path]) -> None:
+    llm = LLM(str(tiny_model()), block_size=4, max_num_batched_tokens=16)
+    runner = cast("Any", llm.engine.runner)
+    runner.model = NanModel(runner.model, poison=300)
+    prompt = [*range(15), 300, *range(40)]
+    (output,) = llm.generate(prompt, greedy(logit_bias={300: -100}), use_tqdm=False)
+    assert output.outputs[0].finish_reason == "error"
+    assert llm.get_metrics().num_cached_blocks == 0
 
 
 def test_special_tokens_in_a_message_are_mere_text(llm: LLM) -> None:

@@ -29,7 +29,7 @@ def test_the_pool_is_no_larger_than_can_be_used() -> None:
 
 
 def test_what_does_not_fit_is_refused_and_what_would_fit_is_said() -> None:
-    with pytest.raises(ModelTooLarge, match="max_model_len to 848 or less"):
+    with pytest.raises(ModelTooLarge, match="max_model_len=848 or less"):
         plan_pool(SHAPE, budget=10 << 20, max_model_len=4096, max_num_seqs=4)
     with pytest.raises(ModelTooLarge, match="which is 53 blocks"):
         plan_pool(SHAPE, budget=10 << 20, max_model_len=64, max_num_seqs=4, num_blocks=100)

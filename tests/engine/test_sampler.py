@@ -131,6 +131,14 @@ def test_top_p_of_a_flat_distribution_looks_past_the_candidates() -> None:
     assert kept == pytest.approx(0.9 * vocab, rel=0.02)
 
 
+@pytest.mark.parametrize("temperature", [1e-320, 1e-40, 1e-7, 1e-4])
+def test_tiny_temperatures_are_greedy(temperature: float) -> None:
+    logits = torch.randn(1, VOCAB, generator=torch.Generator().manual_seed(0)) * 1000
+    for extra in ({}, {"top_k": 3}, {"top_p": 0.5}, {"min_p": 0.1}):
+        request = make({"temperature": temperature, **extra}, [1, 2, 3])
+        assert Sampler().sample(logits.clone(), [request]).tokens == [int(logits.argmax())]
+
+
 def test_same_seed_same_tokens_other_position_other_noise() -> None:
     logits = torch.zeros(1, VOCAB)
     first = make({"temperature": 1.0, "seed": 5}, [1, 2, 3])

@@ -20,6 +20,7 @@ BAD: list[tuple[str, Any]] = [
     ("temperature", float("nan")),
     ("temperature", float("inf")),
     ("temperature", "1"),
+    ("temperature", 10**400),
     ("top_p", 0.0),
     ("top_p", 1.1),
     ("min_p", -0.1),
@@ -28,6 +29,7 @@ BAD: list[tuple[str, Any]] = [
     ("presence_penalty", 2.1),
     ("frequency_penalty", -2.1),
     ("repetition_penalty", 0.0),
+    ("repetition_penalty", 1e-40),
     ("seed", 1 << 63),
     ("max_tokens", -1),
     ("max_tokens", 0),
@@ -88,9 +90,12 @@ def test_the_context_limit() -> None:
 
 
 def test_parameters_that_leave_no_token_are_refused() -> None:
-    params = SamplingParams(allowed_token_ids=[2], min_tokens=1)
-    with pytest.raises(InvalidRequest, match="min_tokens=1"):
-        check_request([1], params, vocab_size=100, max_model_len=50, eos_token_ids=[2])
+    for params in (
+        SamplingParams(allowed_token_ids=[2, 2, 2], min_tokens=1),
+        SamplingParams(stop_token_ids=[token for token in range(100) if token != 2], min_tokens=1),
+    ):
+        with pytest.raises(InvalidRequest, match="min_tokens=1"):
+            check_request([1], params, vocab_size=100, max_model_len=50, eos_token_ids=[2])
 
 
 def test_parameters_are_frozen() -> None:

@@ -191,12 +191,11 @@ def test_figures_of_a_finished_request() -> None:
     runner = EchoRunner(64, 4)
     scheduler.add(make_request("r", [1, 2, 3], max_tokens=3))
     clock.now = 2.0
-    deltas: list[TokenDelta] = []
     while scheduler.has_unfinished:
         scheduled = scheduler.schedule()
         clock.now += 1.0
-        deltas = scheduler.update(scheduled, runner.execute(scheduled))
-    figures = deltas[-1].figures
-    assert figures is not None
+        scheduler.update(scheduled, runner.execute(scheduled))
+    (figures,) = scheduler.take_finished()
+    assert figures.finish_reason == "length"
     assert (figures.queue_time, figures.prefill_time, figures.decode_time) == (2.0, 1.0, 2.0)
     assert (figures.num_prompt_tokens, figures.num_generation_tokens) == (3, 3)

@@ -87,7 +87,7 @@ class Day:
             leader = leader or request
 
     def abort(self, request_id: str) -> None:
-        if self.scheduler.abort(request_id) is not None:
+        if self.scheduler.abort(request_id):
             assert request_id not in self.ends
             self.ends[request_id] = "abort"
 

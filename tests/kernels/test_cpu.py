@@ -186,6 +186,24 @@ def test_rope_and_cache_write(
         assert torch.equal(caches[0], caches[1])
 
 
+def test_rope_refuses_what_does_not_fit() -> None:
+    step = make_step([3], [3], head_size=2048)
+    cos_sin = random(4, 16, dtype=torch.float32)
+    norm = torch.ones(2048)
+    with pytest.raises(ValueError, match="1024 channels"):
+        cpu.rope_and_cache_write(step.q, step.k, step.v, cos_sin, step.kv_cache, step.meta, norm)
+    with pytest.raises(ValueError, match="even"):
+        cpu.rope_and_cache_write(
+            step.q, step.k, step.v, cos_sin[:, :9].contiguous(), step.kv_cache, step.meta
+        )
+    with pytest.raises(ValueError, match="does not fit"):
+        cpu.rope_and_cache_write(step.q[..., :8], step.k, step.v, cos_sin, step.kv_cache, step.meta)
+    with pytest.raises(ValueError, match="do not fit"):
+        cpu.rope_and_cache_write(step.q, step.k[:2], step.v, cos_sin, step.kv_cache, step.meta)
+    with pytest.raises(TypeError, match="one dtype"):
+        cpu.rope_and_cache_write(step.q, step.k.bfloat16(), step.v, cos_sin, step.kv_cache, step.meta)
+
+
 def test_rope_refuses_to_write_outside_of_the_cache() -> None:
     step = make_step([5, 4], [5, 1])
     cos_sin = random(50, 16, dtype=torch.float32)

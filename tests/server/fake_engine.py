@@ -123,7 +123,11 @@ class FakeEngine:
                     for choice, name in enumerate(ids)
                 ]
                 processed = processor.process(deltas)
-                finished = [delta.figures for delta in deltas if delta.figures is not None]
+                finished = [
+                    FinishedRequest(delta.finish_reason, len(prompt_token_ids), step + 1, 0.1, 0.2, 0.3, 0.6)
+                    for delta in deltas
+                    if delta.finish_reason is not None
+                ]
                 self._report(deltas, finished)
                 for output in processed.outputs:
                     output.request_id = request_id
@@ -155,8 +159,6 @@ class FakeEngine:
             delta.finish_reason, delta.stop_token = "stop", token
         elif step + 1 >= limit:
             delta.finish_reason = "length"
-        if delta.finish_reason is not None:
-            delta.figures = FinishedRequest(delta.finish_reason, len(prompt), step + 1, 0.1, 0.2, 0.3, 0.6)
         return delta
 
     def _report(self, deltas: Sequence[TokenDelta], finished: Sequence[FinishedRequest]) -> None:
