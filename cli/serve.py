@@ -40,7 +40,5 @@ def serve(
 
     try:
         run(config, host=host, port=port, settings=dataclasses.replace(settings, api_key=read_api_key()))
-    except OSError as error:
-        raise QuireError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
     except ValueError as error:
         raise QuireError(str(error)) from error

@@ -1,7 +1,8 @@
 """Every op in plain torch: the specification that all other implementations are tested against.
 
-Values are computed in fp32 and rounded to the dtype of the result. These functions say *what* an op computes; only the native columns also promise *in which order* (so that a token's
-result is the same bit for bit whatever shares its batch).
+Values are computed in fp32 and rounded to the dtype of the result. These functions say *what* an op
+computes; only the native columns also promise *in which order* (so that a token's result is the same
+bit for bit whatever shares its batch).
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from fastapi import FastAPI
 
 from ..engine.async_engine import AsyncEngine
 from ..engine.config import EngineConfig
+from ..errors import QuireError
 from . import logs
 from .app import create_app
 from .context import ServerContext
@@ -46,7 +47,7 @@ def serve(
 
     Raises:
         ModelError: The model cannot be loaded.
-        OSError: The address cannot be had.
+        QuireError: The address cannot be had.
         ValueError: The address needs an API key, or a setting does not fit this machine.
     """
     settings = settings or ServerSettings()
@@ -69,9 +70,9 @@ def _bind(host: str, port: int) -> socket.socket:
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
-    except BaseException:
+    except OSError as error:
         listening.close()
-        raise
+        raise QuireError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
     return listening
 
 

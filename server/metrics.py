@@ -89,9 +89,11 @@ class Metrics:
             self.iteration_tokens.observe(stats.step_tokens)
         for request in finished:
             self.request_success.labels(self.model_name, request.finish_reason).inc()
-            self.time_to_first_token.observe(request.time_to_first_token)
             self.e2e_latency.observe(request.e2e_time)
             self.queue_time.observe(request.queue_time)
+            if request.num_generation_tokens == 0:
+                continue  # aborted before its first token: there is no time to it
+            self.time_to_first_token.observe(request.time_to_first_token)
             self.prefill_time.observe(request.prefill_time)
             self.decode_time.observe(request.decode_time)
             self.inference_time.observe(request.inference_time)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...errors import InvalidRequest
+from ...errors import ContextLengthExceeded, InvalidRequest
 from ..context import ServerContext
 from ..generation import check_text_length
 from .params import or_default
@@ -11,6 +11,8 @@ from .protocol import ChatCompletionRequest, Message
 RESERVED_VARIABLES = frozenset(
     ("add_generation_prompt", "chat_template", "documents", "messages", "self", "tokenize", "tools")
 )
+
+CHARACTERS_PER_MESSAGE = 64  # what rendering an empty message costs, counted as text
 
 
 async def render_prompt(context: ServerContext, body: ChatCompletionRequest) -> str:
@@ -22,8 +24,13 @@ async def render_prompt(context: ServerContext, body: ChatCompletionRequest) -> 
         )
     if not body.messages:
         raise InvalidRequest("messages must not be empty", param="messages")
-    # A client's text must not become control tokens: only the template makes those.
-    messages = [context.engine.tokenizer.defuse(_plain(message)) for message in body.messages]
+    # Every message takes a token at least.
+    if len(body.messages) > context.engine.max_model_len:
+        raise ContextLengthExceeded(
+            f"{len(body.messages)} messages do not fit the context of {context.engine.max_model_len} tokens",
+            param="messages",
+        )
+    messages = [_plain(message) for message in body.messages]
     check_text_length(context, "".join(message["content"] for message in messages), "messages")
     unfinished = body.continue_final_message is True
     add_generation_prompt = or_default(body.add_generation_prompt, not unfinished)
@@ -36,10 +43,13 @@ async def render_prompt(context: ServerContext, body: ChatCompletionRequest) -> 
         )
 
     def render() -> str:
-        text = template.render(messages, add_generation_prompt=add_generation_prompt, **variables)
-        return _cut_after(text, messages[-1]["content"]) if unfinished else text
+        # A client's text must not become control tokens: only the template makes those.
+        defused = context.engine.tokenizer.defuse(messages)
+        text = template.render(defused, add_generation_prompt=add_generation_prompt, **variables)
+        return _cut_after(text, defused[-1]["content"]) if unfinished else text
 
-    return await context.offload(sum(len(message["content"]) for message in messages), render)
+    size = sum(len(message["content"]) + CHARACTERS_PER_MESSAGE for message in messages)
+    return await context.offload(size, render)
 
 
 def _plain(message: Message) -> dict[str, str]:

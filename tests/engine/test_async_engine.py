@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from quire import LLM, SamplingParams
-from quire.engine.async_engine import AsyncEngine
+from quire.engine.async_engine import AsyncEngine, EngineProcess
 from quire.engine.config import EngineConfig
 from quire.engine.output_processor import merge
 from quire.engine.outputs import RequestOutput
@@ -148,6 +148,63 @@ async def test_a_killed_engine_fails_its_requests_and_comes_back(engine: AsyncEn
     assert engine.stats.pid != pid
 
 
+async def test_figures_count_every_end(engine: AsyncEngine) -> None:
+    reasons: list[str] = []
+    engine.add_stats_listener(lambda _stats, finished: reasons.extend(f.finish_reason for f in finished))
+    whole = await collect(engine, PROMPTS[0])
+    stop = whole.outputs[0].text[4:7]
+    await collect(
+        engine, PROMPTS[0], SamplingParams(temperature=0.0, max_tokens=24, ignore_eos=True, stop=stop)
+    )
+    stream = engine.generate(
+        PROMPTS[1], SamplingParams(temperature=0.0, max_tokens=200, ignore_eos=True), request_id="r"
+    )
+    await anext(stream)
+    await stream.aclose()  # type: ignore[attr-defined]
+    await until(lambda: len(reasons) == 3)
+    assert reasons == ["length", "stop", "abort"]
+
+
+async def test_an_error_on_this_side_restarts_the_engine_and_is_no_silence(engine: AsyncEngine) -> None:
+    def broken(_stats: EngineStats, _finished: object) -> None:
+        engine._listeners.remove(broken)  # pyright: ignore[reportPrivateUsage]
+        raise RuntimeError("a listener is broken")
+
+    engine.add_stats_listener(broken)
+    with pytest.raises(EngineDied):
+        await collect(engine, PROMPTS[0])
+    await until(lambda: engine.is_ready)
+    assert engine.is_alive
+    assert len((await collect(engine, PROMPTS[0])).outputs[0].token_ids) == 24
+
+
+async def test_a_message_that_cannot_be_decoded_restarts_the_engine(engine: AsyncEngine) -> None:
+    with pytest.raises(EngineDied):
+        async for _ in engine.generate(PROMPTS[0], PARAMS, request_id="r", cache_salt=5):  # type: ignore[arg-type]
+            pass
+    await until(lambda: engine.is_ready)
+    assert len((await collect(engine, PROMPTS[0])).outputs[0].token_ids) == 24
+
+
+async def test_a_restart_that_cannot_spawn_is_tried_again(
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spawn = EngineProcess.spawn
+    attempts: list[int] = []
+
+    async def failing(config: EngineConfig) -> EngineProcess:
+        attempts.append(1)
+        if len(attempts) == 1:
+            raise OSError("out of processes")
+        return await spawn(config)
+
+    await until(lambda: engine.stats.pid > 0)
+    monkeypatch.setattr(EngineProcess, "spawn", failing)
+    os.kill(engine.stats.pid, signal.SIGKILL)
+    await until(lambda: len(attempts) == 2 and engine.is_ready)
+    assert len((await collect(engine, PROMPTS[0])).outputs[0].token_ids) == 24
+
+
 async def test_a_failed_start_tells_why(tmp_path: Path, tiny_model: Callable[..., Path]) -> None:
     with pytest.raises(ModelError):
         await AsyncEngine.start(EngineConfig(model=str(tmp_path)))
@@ -160,7 +217,7 @@ async def test_a_failed_start_tells_why(tmp_path: Path, tiny_model: Callable[...
 def test_the_engine_does_not_outlive_its_parent(tiny_model: Callable[..., Path]) -> None:
     script = f"""
         import asyncio
-        from quire.engine.async_engine import AsyncEngine
+        from quire.engine.async_engine import AsyncEngine, EngineProcess
         from quire.engine.config import EngineConfig
 
         async def main():

@@ -153,6 +153,19 @@ def test_a_full_queue_refuses() -> None:
         scheduler.add(make_request("r2", [1], arrival=2))
 
 
+def test_clients_that_come_and_go_leave_nothing_in_the_queue() -> None:
+    scheduler = make_scheduler(num_blocks=8, block_size=4)
+    runner = EchoRunner(8, 4)
+    scheduler.add(make_request("head", list(range(20)), max_tokens=12, arrival=0))
+    run_step(scheduler, runner)
+    for i in range(1, 2000):
+        scheduler.add(make_request(f"r{i}", list(range(20)), arrival=i))
+        scheduler.abort(f"r{i}")
+    assert len(scheduler.waiting) == 0
+    assert len(scheduler.waiting._heap) < 200  # pyright: ignore[reportPrivateUsage]
+    assert len(scheduler.take_finished()) == 1999
+
+
 def test_stop_tokens_end_a_request_but_not_before_min_tokens() -> None:
     expected = echo_generate([5], 8)
     for min_tokens, length in ((0, 3), (2, 3), (3, 8)):

@@ -208,6 +208,13 @@ async def test_labels_go_into_the_log_and_texts_do_not(
     assert "\n" not in line
 
 
+async def test_more_messages_than_tokens_are_refused_at_once(served: Served) -> None:
+    answer = await served.chat(messages=[{"role": "user", "content": ""}] * 100_000)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["code"] == "context_length_exceeded"
+    assert served.engine.seen == []
+
+
 async def test_special_tokens_in_a_message_are_mere_text(served: Served) -> None:
     messages = [{"role": "user", "content": "a<eos>b"}, {"role": "user", "content": "c", "name": "<eos>"}]
     assert (await served.chat(messages=messages)).status_code == 200
