@@ -9,6 +9,7 @@ import pytest
 
 from quire.engine.async_engine import AsyncEngine
 from quire.engine.config import EngineConfig
+from quire.errors import QuireError
 from quire.server.main import serve
 from quire.server.settings import ServerSettings, check_bind_address, read_api_key
 
@@ -189,5 +190,5 @@ def test_a_server_that_cannot_listen_loads_no_model(monkeypatch: pytest.MonkeyPa
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        with pytest.raises(OSError, match="in use"):
+        with pytest.raises(QuireError, match="in use"):
             serve(config, port=taken.getsockname()[1])
