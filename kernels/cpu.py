@@ -282,16 +282,7 @@ def rope_and_cache_write(
         raise ValueError(f"q, k and v do not fit: {tuple(q.shape)}, {tuple(k.shape)}, {tuple(v.shape)}")
     if k.dtype != dtype or v.dtype != dtype:
         raise TypeError(f"q, k and v must have one dtype, got {dtype}, {k.dtype} and {v.dtype}")
-    num_positions, rotary_size = cos_sin.shape
-    if (
-        rotary_size > head_size
-        or rotary_size % 2
-        or cos_sin.dtype != torch.float32
-        or not cos_sin.is_contiguous()
-    ):
-        raise ValueError(
-            "cos_sin must be contiguous float32 [positions, rotary_dim], even and at most head_size"
-        )
+    num_positions, rotary_size = _check_table(cos_sin, head_size)
     positions, slots = meta.positions.contiguous(), meta.slot_mapping.contiguous()
     if positions.dtype != torch.int64 or slots.dtype != torch.int64:
         raise TypeError("positions and slot_mapping must be int64")
@@ -332,6 +323,16 @@ def rope_and_cache_write(
         norm_eps,
     )
     return out
+
+
+def _check_table(cos_sin: Tensor, head_size: int) -> tuple[int, int]:
+    num_positions, rotary_size = cos_sin.shape
+    fits = rotary_size <= head_size and rotary_size % 2 == 0
+    if not fits or cos_sin.dtype != torch.float32 or not cos_sin.is_contiguous():
+        raise ValueError(
+            "cos_sin must be contiguous float32 [positions, rotary_dim], even and at most head_size"
+        )
+    return num_positions, rotary_size
 
 
 def _head_norm(weight: Tensor | None, dtype: torch.dtype, head_size: int) -> Tensor | None:
