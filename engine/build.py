@@ -244,6 +244,9 @@ def _set_num_threads(num_threads: int) -> None:
     """Gives the threads to the C++ kernels, or to torch where those do not run; not to both."""
     from ..kernels import cpu
 
+    reason = cpu.unavailable()
+    if reason is not None and os.environ.get("QUIRE_ISA"):
+        raise ops.KernelUnavailable(f"QUIRE_ISA forces the C++ kernels, but {reason}")
     if ops.resolved_table("cpu")["linear"].startswith("cpp"):
         cpu.set_num_threads(num_threads)
         num_threads = 1

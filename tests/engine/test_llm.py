@@ -13,6 +13,8 @@ from quire import LLM, SamplingParams
 from quire.engine.request import Request
 from quire.engine.scheduler import ModelRunnerOutput, SchedulerOutput
 from quire.errors import InvalidRequest, ModelTooLarge, NotFound, QuireError
+from quire.kernels import cpu
+from quire.kernels.ops import KernelUnavailable
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +153,17 @@ def test_settings_are_checked(tiny_model: Callable[..., Path]) -> None:
         LLM(folder, max_model_len=257)
     with pytest.raises((NotFound, QuireError), match="no-such-folder"):
         LLM("./no-such-folder")
+
+
+def test_a_forced_instruction_set_that_is_not_there_is_refused(
+    tiny_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QUIRE_ISA", "sse9")
+    monkeypatch.setattr(cpu, "unavailable", lambda: "this CPU has no sse9")
+    with pytest.raises(
+        KernelUnavailable, match="QUIRE_ISA forces the C\\+\\+ kernels, but this CPU has no sse9"
+    ):
+        LLM(str(tiny_model()))
 
 
 def test_dummy_weights_need_only_a_config(tiny_model: Callable[..., Path]) -> None:
