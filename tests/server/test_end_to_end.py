@@ -220,7 +220,7 @@ async def test_death_of_the_engine(tmp_path) -> None:
 
 
 async def test_oversubscription_and_drain(tmp_path) -> None:
-    """Ten times more than the cache holds: the admitted get their answers, the excess gets 429.
+    """Far more than the cache holds: the admitted get their answers, the excess gets 429.
 
     Then SIGTERM under the same load: nothing in flight is lost, new requests are refused, exit 0.
     """
@@ -228,7 +228,8 @@ async def test_oversubscription_and_drain(tmp_path) -> None:
     server = QuireProcess(tmp_path, "--num-blocks", "24", "--max-num-waiting", "16", "--max-model-len", "256")
     try:
         async with server.client() as client:
-            numbers = range(27)
+            # At most 8 run and 16 wait: however fast the engine is, half of these come too early.
+            numbers = range(48)
             undisturbed: list[str] = []
             for start in range(0, len(numbers), 2):  # two of them fit
                 undisturbed += await answers(client, numbers[start : start + 2], 120)
