@@ -194,6 +194,7 @@ class Engine:
             try:
                 part = self.runner.execute(SchedulerOutput(half, num_tokens, []))
             except Exception:
+                logger.exception("%d of these requests failed again", len(half))
                 self._bisect(half, start, output)
                 continue
             output.sampled[start : start + len(half)] = part.sampled
