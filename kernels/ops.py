@@ -162,6 +162,8 @@ add_rms_norm = Op(reference.add_rms_norm)
 rope_and_cache_write = Op(reference.rope_and_cache_write)
 paged_attention = Op(reference.paged_attention)
 linear = Op(reference.linear)
+quantize_weight = Op(reference.quantize_weight)
+embedding = Op(reference.embedding)
 silu_and_mul = Op(reference.silu_and_mul)
 gelu_and_mul = Op(reference.gelu_and_mul)
 moe = Op(reference.moe)
@@ -172,6 +174,8 @@ OPS: tuple[Op[..., Any], ...] = (
     rope_and_cache_write,
     paged_attention,
     linear,
+    quantize_weight,
+    embedding,
     silu_and_mul,
     gelu_and_mul,
     moe,
@@ -197,6 +201,8 @@ TABLE: dict[str, tuple[Cell, ...]] = {
     "rope_and_cache_write": (CPP,),
     "paged_attention": (CPP,),
     "linear": (Cell("cpu", "cpp", "cpu", _dense_weight),),
+    "quantize_weight": (),
+    "embedding": (),
     "silu_and_mul": (CPP,),
     "gelu_and_mul": (CPP,),
     "moe": (),

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .types import AttentionMetadata, LinearWeight
+from .types import AttentionMetadata, LinearWeight, WeightFormat
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -137,24 +137,96 @@ def paged_attention(
 
 def dequantize(weight: LinearWeight) -> Tensor:
     """The weight as an fp32 matrix `[N, K]` (for float formats: in its own dtype)."""
+    if weight.data.numel() == 0 and weight.packed is not None:  # the loader kept only the packed form
+        return weight.packed.unpack()
     if weight.scales is None:
-        if weight.data.numel() == 0 and weight.packed is not None:  # the loader kept only the packed form
-            return weight.packed.unpack()
         return weight.data
+    n, k = weight.out_features, weight.in_features
+    q, zero = weight.data, 0.0
     if weight.format == "int4":
-        q = torch.stack((weight.data & 15, weight.data >> 4), -1).flatten(1).float()
-        default_zero = 8.0
+        q = torch.stack((weight.data & 15, weight.data >> 4), -1).flatten(1)[:, :k]
+        zero = 8.0
+    zeros = zero if weight.zeros is None else _per_column(weight.zeros, weight)
+    values = (q.float() - zeros) * _per_column(weight.scales, weight)
+    if weight.order is None:
+        return values
+    return torch.empty(n, k).index_copy_(1, weight.order.long(), values)
+
+
+def _per_column(values: Tensor, weight: LinearWeight) -> Tensor:
+    """One value per group, `[N, groups]`, as one value per column, fp32 `[N, K]`."""
+    return values.float().repeat_interleave(weight.group_size, dim=1)[:, : weight.in_features]
+
+
+def quantize_weight(
+    dense: Tensor, format: WeightFormat, group_size: int, scale_dtype: torch.dtype = torch.float16
+) -> LinearWeight:
+    """Rounds a float matrix to the symmetric int8 or int4 form, to the nearest value (RTN).
+
+    In each group the value of largest magnitude, m, decides the scale. int8 takes `|m| / 127`. int4 has
+    one more value below zero than above, and takes `m / -8`, so that m itself is met exactly (llama.cpp's
+    Q4_0). The scale is rounded to its dtype first, and the values are rounded in its terms.
+
+    Args:
+        dense: `[N, K]`, float.
+        format: "int8" or "int4".
+        group_size: Columns that share a scale; K or more for one scale per row.
+        scale_dtype: Of the scales.
+    """
+    n, k = dense.shape
+    group_size = min(group_size, -(-k // 8) * 8)
+    groups = -(-k // group_size)
+    values = F.pad(dense.float(), (0, groups * group_size - k)).view(n, groups, group_size)
+    place = values.abs().argmax(-1, keepdim=True)
+    largest = values.gather(-1, place)
+    scales = (largest / -8 if format == "int4" else largest.abs() / 127).to(scale_dtype)
+    inverse = torch.where(scales == 0, 0.0, 1.0 / scales.float())
+    q = torch.round(values * inverse)
+    q = q.clamp(-8, 7) + 8 if format == "int4" else q.clamp(-127, 127)
+    q = q.view(n, -1)[:, :k]
+    if format == "int4":
+        q = F.pad(q.to(torch.uint8), (0, k % 2), value=8)
+        data = q[:, ::2] | q[:, 1::2] << 4
     else:
-        q = weight.data.float()
-        default_zero = 0.0
-    groups = q.view(weight.out_features, -1, weight.group_size)
-    zeros = default_zero if weight.zeros is None else weight.zeros.float()[..., None]
-    return ((groups - zeros) * weight.scales.float()[..., None]).view(weight.out_features, weight.in_features)
+        data = q.to(torch.int8)
+    return LinearWeight(format, n, k, data.contiguous(), scales[..., 0].contiguous(), None, group_size)
+
+
+def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Rounds each row to int8, symmetrically: `x ~ q * scale`, where scale is `max|x| / 127`.
+
+    Returns:
+        int8 in the shape of x, and the scales, fp32 `[..., 1]`. A row with a value that is not finite
+        becomes zeros with the scale NaN, so that it poisons its own results and no others.
+    """
+    x32 = x.float()
+    largest = x32.abs().amax(-1, keepdim=True)
+    finite = torch.isfinite(largest)
+    inverse = torch.where(finite & (largest > 0), 127.0 / largest, 0.0)
+    q = torch.where(finite, torch.round(x32 * inverse), 0.0).clamp(-127, 127)
+    return q.to(torch.int8), torch.where(finite, largest / 127.0, torch.nan)
 
 
 def linear(x: Tensor, weight: LinearWeight, bias: Tensor | None = None) -> Tensor:
-    """`x @ W.T + bias` over the last dimension, for every weight format; result in the dtype of x."""
-    return F.linear(x, dequantize(weight).to(x.dtype), bias)
+    """`x @ W.T + bias` over the last dimension, for every weight format; result in the dtype of x.
+
+    Where the weight asks for int8 activations, x is first rounded as by `quantize_rows`. That rounding
+    is an error of at most half of `max|x| / 127` in each value of x, and the only one: integer products
+    are exact, scales and sums are fp32.
+    """
+    if weight.scales is None:
+        return F.linear(x, dequantize(weight).to(x.dtype), bias)
+    if weight.int8_activations:
+        q, scale = quantize_rows(x)
+        y = F.linear(q.float(), dequantize(weight)) * scale
+    else:
+        y = F.linear(x.float(), dequantize(weight))
+    return (y if bias is None else y + bias.float()).to(x.dtype)
+
+
+def embedding(ids: Tensor, weight: LinearWeight, dtype: torch.dtype) -> Tensor:
+    """Rows `ids` of W as `[len(ids), K]` in a dtype; the matrix may also be an output projection's."""
+    return dequantize(weight)[ids].to(dtype)
 
 
 def silu_and_mul(x: Tensor) -> Tensor:

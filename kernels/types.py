@@ -27,12 +27,17 @@ class LinearWeight:
         format: How `data` stores the weight.
         out_features: N, rows of W.
         in_features: K, columns of W.
-        data: Float formats: `[N, K]`. int8: int8 `[N, K]`. int4: uint8 `[N, K / 2]`, where the low
-            nibble of byte j is column 2j and the high nibble is column 2j + 1, values 0..15.
-        scales: `[N, K / group_size]` for int8 and int4, else None.
-        zeros: The zero point of each group in the same shape, or None for the symmetric forms
-            (zero point 0 for int8, 8 for int4). `W = (q - zero) * scale`.
-        group_size: Columns that share a scale; K for one scale per row; 0 for float formats.
+        data: Float formats: `[N, K]`. int8: int8 `[N, K]`. int4: uint8 `[N, ceil(K / 2)]`, where the
+            low nibble of byte j is column 2j and the high nibble is column 2j + 1, values 0..15.
+        scales: `[N, ceil(K / group_size)]` in float32, bfloat16 or float16 for int8 and int4, else None.
+        zeros: The zero point of each group, int16 in the shape of `scales`, or None for the symmetric
+            forms (zero point 0 for int8, 8 for int4). `W = (q - zero) * scale`.
+        group_size: Columns that share a scale, a multiple of 8 or at least K (one scale per row); the
+            last group may be shorter. 0 for float formats.
+        order: int32 `[K]`, or None: column k of `data` is column `order[k]` of W (the activation order
+            of GPTQ's desc_act, which sorts columns into groups by their importance).
+        int8_activations: Whether x is rounded to int8, each row with a scale of its own, so that the
+            product is computed in integers; int8 and int4 formats only.
         packed: An implementation's own repacking of `data`, made once by that implementation.
     """
 
@@ -43,6 +48,8 @@ class LinearWeight:
     scales: torch.Tensor | None = None
     zeros: torch.Tensor | None = None
     group_size: int = 0
+    order: torch.Tensor | None = None
+    int8_activations: bool = False
     packed: Any = None
 
     @classmethod
