@@ -64,8 +64,8 @@ class Linear(Layer):
         self.weight = LinearWeight.from_dense(torch.empty(out_features, in_features, dtype=dtype))
         self.bias = torch.empty(out_features, dtype=dtype) if bias else None
 
-    def __call__(self, x: Tensor) -> Tensor:
-        return ops.linear(x, self.weight, self.bias)
+    def __call__(self, x: Tensor, out_dtype: torch.dtype | None = None) -> Tensor:
+        return ops.linear(x, self.weight, self.bias, out_dtype)
 
     def finalize(self) -> None:
         """Lets the kernel that will run repack the weight, now that it is filled, and frees the original.
@@ -119,10 +119,10 @@ class Embedding(Layer):
 
     def __init__(self, vocab_size: int, hidden_size: int, dtype: torch.dtype) -> None:
         self.weight = LinearWeight.from_dense(torch.empty(vocab_size, hidden_size, dtype=dtype))
+        self.dtype = dtype
 
     def __call__(self, ids: Tensor) -> Tensor:
-        data = self.weight.data
-        return data[ids] if data.numel() else self.weight.packed.rows(ids)
+        return ops.embedding(ids, self.weight, self.dtype)
 
     def tensors(self, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
         yield prefix + "weight", self.weight.data
