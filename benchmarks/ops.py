@@ -176,7 +176,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.5, help="per kernel")
     parser.add_argument("--isa", default="", help="plain, avx2 or avx512; by default the best there is")
     arguments = parser.parse_args()
-    _C.set_isa(arguments.isa, True)
+    _C.set_isa(arguments.isa)
     cpu.set_num_threads(arguments.threads)
     torch.set_num_threads(arguments.threads)
     print(f"{cpu.isa()}, {arguments.threads} threads, torch {torch.__version__}")

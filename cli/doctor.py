@@ -126,12 +126,12 @@ def _extension() -> str:
     try:
         from ..kernels import _C
 
-        name, bf16 = _C.isa()
+        name = _C.isa()
     except ImportError as error:
         return f"not built, the reference kernels run instead: {error}"
     except RuntimeError as error:
         return f"built, but refuses to run: {error}"
-    return f"built, running as {name}{' with bf16 dot products' if bf16 else ''}, {_C.num_threads()} threads"
+    return f"built, running as {name}, {_C.num_threads()} threads"
 
 
 def _model(config: EngineConfig) -> Section:

@@ -2,9 +2,38 @@
 """The C++ extension, as csrc/module.cpp defines it.
 
 An address is `Tensor.data_ptr()`, 0 for None. A dtype is 0 for float32 and 1 for bfloat16. Strides count
-elements. All functions but the small ones release the GIL. Nothing is checked here that `cpu.py` can check.
+elements. All functions but the small ones release the GIL. Nothing is checked here that `kernels/cpu` can.
+
+A layout of a quantised weight is six numbers: bits (8 or 4), N, K, the group size, the dtype of the scales
+(0, 1, and 2 for float16) and whether there are zero points.
+
+While a program records, the ops (linear to paged_attention) leave themselves in it and compute nothing.
 """
 
+class Program:
+    """A recorded forward pass, see csrc/program.h."""
+
+    @property
+    def num_ops(self) -> int: ...
+    def run(
+        self,
+        input_ids: int,
+        positions: int,
+        slots: int,
+        tokens: int,
+        query_start: int,
+        seq_lens: int,
+        block_tables: int,
+        table_width: int,
+        num_seqs: int,
+        /,
+    ) -> None:
+        """Replays the ops on a step's inputs. Raises ValueError for more tokens than it was recorded with."""
+
+def start_recording(capacity: int, /) -> Program:
+    """Raises RuntimeError if a program is being recorded already."""
+
+def stop_recording() -> None: ...
 def linear(
     x: int,
     type: int,
@@ -17,6 +46,93 @@ def linear(
     bias: int,
     bias_type: int,
     y: int,
+    y_type: int,
+    /,
+) -> None: ...
+def quantized_linear(
+    x: int,
+    type: int,
+    x_stride: int,
+    rows: int,
+    packed: int,
+    bits: int,
+    out_features: int,
+    in_features: int,
+    group_size: int,
+    scale_type: int,
+    asymmetric: bool,
+    int8_activations: bool,
+    order: int,
+    bias: int,
+    bias_type: int,
+    y: int,
+    y_type: int,
+    /,
+) -> None: ...
+def read_dense_rows(
+    ids: int,
+    count: int,
+    packed: int,
+    weight_type: int,
+    out_features: int,
+    in_features: int,
+    out: int,
+    out_type: int,
+    /,
+) -> None:
+    """Raises IndexError for a row that is not there."""
+
+def read_quantized_rows(
+    ids: int,
+    count: int,
+    packed: int,
+    bits: int,
+    out_features: int,
+    in_features: int,
+    group_size: int,
+    scale_type: int,
+    asymmetric: bool,
+    order: int,
+    out: int,
+    out_type: int,
+    /,
+) -> None:
+    """Raises IndexError for a row that is not there."""
+
+def packed_bytes(
+    bits: int,
+    out_features: int,
+    in_features: int,
+    group_size: int,
+    scale_type: int,
+    asymmetric: bool,
+    /,
+) -> int:
+    """Bytes of a packed quantised weight."""
+
+def pack_quantized(
+    data: int,
+    scales: int,
+    zeros: int,
+    bits: int,
+    out_features: int,
+    in_features: int,
+    group_size: int,
+    scale_type: int,
+    packed: int,
+    /,
+) -> None: ...
+def quantize_weight(
+    dense: int,
+    type: int,
+    stride: int,
+    out_features: int,
+    in_features: int,
+    group_size: int,
+    bits: int,
+    scale_type: int,
+    data: int,
+    scales: int,
     /,
 ) -> None: ...
 def pack_weight(
@@ -76,6 +192,7 @@ def paged_attention(
     q_stride: int,
     out: int,
     type: int,
+    tokens: int,
     cache: int,
     cache_type: int,
     value_offset: int,
@@ -100,18 +217,18 @@ def paged_attention(
 def probe(kind: str, amount: int, /) -> float:
     """Seconds that all threads need for a task that only the machine limits; for benchmarks.
 
-    `read` reads a buffer of `amount` bytes; `float` and `pair` do `amount` floating-point operations, as
-    fp32 multiply-adds and as bf16 dot products (or what replaces them).
+    `read` reads a buffer of `amount` bytes; `float`, `pair` and `int8` do `amount` operations, as fp32
+    multiply-adds, as bf16 dot products and as int8 dot products (or what replaces them).
     """
 
 def num_threads() -> int: ...
 def set_num_threads(count: int, /) -> None: ...
 def cpu_features() -> dict[str, bool]: ...
-def isa() -> tuple[str, bool]:
-    """The instruction set in use (plain, avx2 or avx512), and whether it uses bf16 dot products.
+def available_isas() -> list[str]:
+    """The instruction sets that this CPU and this build have."""
 
-    Raises RuntimeError if `QUIRE_ISA` names one that this CPU lacks.
-    """
+def isa() -> str:
+    """The instruction set in use. Raises RuntimeError if `QUIRE_ISA` names one that cannot run here."""
 
-def set_isa(name: str, bf16: bool, /) -> None:
+def set_isa(name: str, /) -> None:
     """Forces an instruction set; an empty name returns to `QUIRE_ISA`. No kernel may be running."""

@@ -191,10 +191,14 @@ def _float_dtype(x: torch.Tensor, *_args: Any, **_kwargs: Any) -> str | None:
     return None if x.dtype in (torch.float32, torch.bfloat16) else f"no {x.dtype} kernel"
 
 
-def _dense_weight(x: torch.Tensor, weight: Any, *_args: Any, **_kwargs: Any) -> str | None:
-    if weight.format not in ("float32", "bfloat16"):
-        return f"no {weight.format} kernel"
-    return _float_dtype(x)
+def _packable_weight(x: torch.Tensor, weight: Any, *_args: Any, **_kwargs: Any) -> str | None:
+    return "no float16 kernel" if weight.format == "float16" else _float_dtype(x)
+
+
+def _embeds(_ids: torch.Tensor, weight: Any, dtype: torch.dtype) -> str | None:
+    if weight.format == "float16" or dtype not in (torch.float32, torch.bfloat16):
+        return f"no {weight.format} embedding in {dtype}"
+    return None
 
 
 CPP = Cell("cpu", "cpp", "cpu", _float_dtype)
@@ -205,9 +209,9 @@ TABLE: dict[str, tuple[Cell, ...]] = {
     "add_rms_norm": (CPP,),
     "rope_and_cache_write": (CPP,),
     "paged_attention": (CPP,),
-    "linear": (Cell("cpu", "cpp", "cpu", _dense_weight),),
-    "quantize_weight": (),
-    "embedding": (),
+    "linear": (Cell("cpu", "cpp", "cpu", _packable_weight),),
+    "quantize_weight": (CPP,),
+    "embedding": (Cell("cpu", "cpp", "cpu", _embeds),),
     "silu_and_mul": (CPP,),
     "gelu_and_mul": (CPP,),
     "moe": (),

@@ -163,9 +163,10 @@ def quantize_weight(
 ) -> LinearWeight:
     """Rounds a float matrix to the symmetric int8 or int4 form, to the nearest value (RTN).
 
-    In each group the value of largest magnitude, m, decides the scale. int8 takes `|m| / 127`. int4 has
-    one more value below zero than above, and takes `m / -8`, so that m itself is met exactly (llama.cpp's
-    Q4_0). The scale is rounded to its dtype first, and the values are rounded in its terms.
+    In each group the value of largest magnitude, m, decides the scale (of two, the negative one). int8
+    takes `|m| / 127`. int4 has one more value below zero than above, and takes `m / -8`, so that m itself
+    is met exactly (llama.cpp's Q4_0). The scale is rounded to its dtype first, and the values are rounded
+    in its terms.
 
     Args:
         dense: `[N, K]`, float.
@@ -177,8 +178,8 @@ def quantize_weight(
     group_size = min(group_size, -(-k // 8) * 8)
     groups = -(-k // group_size)
     values = F.pad(dense.float(), (0, groups * group_size - k)).view(n, groups, group_size)
-    place = values.abs().argmax(-1, keepdim=True)
-    largest = values.gather(-1, place)
+    low, high = values.amin(-1, keepdim=True), values.amax(-1, keepdim=True)
+    largest = torch.where(-low >= high, low, high)
     scales = (largest / -8 if format == "int4" else largest.abs() / 127).to(scale_dtype)
     inverse = torch.where(scales == 0, 0.0, 1.0 / scales.float())
     q = torch.round(values * inverse)
@@ -202,26 +203,31 @@ def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     x32 = x.float()
     largest = x32.abs().amax(-1, keepdim=True)
     finite = torch.isfinite(largest)
-    inverse = torch.where(finite & (largest > 0), 127.0 / largest, 0.0)
+    # A quotient, not `127.0 / largest`, which torch computes as a reciprocal times 127.
+    inverse = torch.where(finite & (largest > 0), torch.full_like(largest, 127.0) / largest, 0.0)
     q = torch.where(finite, torch.round(x32 * inverse), 0.0).clamp(-127, 127)
     return q.to(torch.int8), torch.where(finite, largest / 127.0, torch.nan)
 
 
-def linear(x: Tensor, weight: LinearWeight, bias: Tensor | None = None) -> Tensor:
-    """`x @ W.T + bias` over the last dimension, for every weight format; result in the dtype of x.
+def linear(
+    x: Tensor, weight: LinearWeight, bias: Tensor | None = None, out_dtype: torch.dtype | None = None
+) -> Tensor:
+    """`x @ W.T + bias` over the last dimension, for every weight format.
+
+    The result is in `out_dtype`, by default the dtype of x.
 
     Where the weight asks for int8 activations, x is first rounded as by `quantize_rows`. That rounding
     is an error of at most half of `max|x| / 127` in each value of x, and the only one: integer products
     are exact, scales and sums are fp32.
     """
     if weight.scales is None:
-        return F.linear(x, dequantize(weight).to(x.dtype), bias)
+        return F.linear(x, dequantize(weight).to(x.dtype), bias).to(out_dtype or x.dtype)
     if weight.int8_activations:
         q, scale = quantize_rows(x)
         y = F.linear(q.float(), dequantize(weight)) * scale
     else:
         y = F.linear(x.float(), dequantize(weight))
-    return (y if bias is None else y + bias.float()).to(x.dtype)
+    return (y if bias is None else y + bias.float()).to(out_dtype or x.dtype)
 
 
 def embedding(ids: Tensor, weight: LinearWeight, dtype: torch.dtype) -> Tensor:

@@ -97,7 +97,7 @@ class CausalLM(Layer):
 
     def compute_logits(self, hidden: Tensor) -> Tensor:
         """Projects rows `[R, hidden]` of `forward`'s result to fp32 logits `[R, vocab]`."""
-        return self.lm_head(hidden).float()
+        return self.lm_head(hidden, torch.float32)
 
     def vectors(self, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
         yield from self.model.vectors(f"{prefix}model.")

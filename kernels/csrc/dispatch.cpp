@@ -2,11 +2,24 @@
 #include "kernels.h"
 
 namespace quire {
+namespace {
 
-const KernelTable& kernels() {
-  const IsaChoice choice = current_isa();
-  if (choice.isa == Isa::avx512) return choice.bf16 ? *avx512_bf16_kernels() : *avx512_kernels();
-  return choice.isa == Isa::avx2 ? *avx2_kernels() : *plain_kernels();
+const KernelTable* table_of(Isa isa) {
+  switch (isa) {
+    case Isa::plain: return plain_kernels();
+    case Isa::avx2: return avx2_kernels();
+    case Isa::avx2_vnni: return cpu_features().avx_vnni ? avx2_vnni_kernels() : avx2_evex_kernels();
+    case Isa::avx512: return avx512_kernels();
+    case Isa::avx512_vnni: return avx512_vnni_kernels();
+    case Isa::avx512_bf16: return avx512_bf16_kernels();
+  }
+  return nullptr;
 }
+
+}  // namespace
+
+bool is_compiled(Isa isa) { return table_of(isa) != nullptr; }
+
+const KernelTable& kernels() { return *table_of(current_isa()); }
 
 }  // namespace quire

@@ -51,24 +51,43 @@ CpuFeatures detect() {
 CpuFeatures detect() { return {}; }
 #endif
 
+constexpr Isa kAll[] = {Isa::plain,  Isa::avx2,        Isa::avx2_vnni,
+                        Isa::avx512, Isa::avx512_vnni, Isa::avx512_bf16};
+
 bool has(Isa isa) {
   const CpuFeatures& f = cpu_features();
-  return isa == Isa::plain || (isa == Isa::avx2 ? f.avx2 : f.avx512);
+  switch (isa) {
+    case Isa::plain: return true;
+    case Isa::avx2: return f.avx2;
+    case Isa::avx2_vnni: return f.avx_vnni || f.avx512_vnni;
+    case Isa::avx512: return f.avx512;
+    case Isa::avx512_vnni: return f.avx512_vnni;
+    case Isa::avx512_bf16: return f.avx512_vnni && f.avx512_bf16;
+  }
+  return false;
 }
 
-Isa parse(const std::string& name) {
-  for (const Isa isa : {Isa::plain, Isa::avx2, Isa::avx512}) {
-    if (name != isa_name(isa)) continue;
+Isa choose(const std::string& name) {
+  if (name.empty()) {
+    Isa best = Isa::plain;
+    for (const Isa isa : kAll) {
+      if (is_available(isa)) best = isa;
+    }
+    return best;
+  }
+  std::string known;
+  for (const Isa isa : kAll) {
+    if (name != isa_name(isa)) {
+      known += (known.empty() ? "" : ", ") + std::string(isa_name(isa));
+      continue;
+    }
     if (!has(isa)) throw std::runtime_error("QUIRE_ISA=" + name + ", but this CPU has no " + name);
+    if (!is_compiled(isa)) {
+      throw std::runtime_error("QUIRE_ISA=" + name + ", but the compiler that built quire has no " + name);
+    }
     return isa;
   }
-  throw std::runtime_error("QUIRE_ISA must be plain, avx2 or avx512, got '" + name + "'");
-}
-
-IsaChoice choose(const std::string& name, bool bf16) {
-  const Isa isa = name.empty() ? (has(Isa::avx512) ? Isa::avx512 : has(Isa::avx2) ? Isa::avx2 : Isa::plain)
-                               : parse(name);
-  return {isa, bf16 && isa == Isa::avx512 && cpu_features().avx512_bf16};
+  throw std::runtime_error("QUIRE_ISA must be one of " + known + ", got '" + name + "'");
 }
 
 std::string from_environment() {
@@ -77,7 +96,7 @@ std::string from_environment() {
 }
 
 std::mutex choice_mutex;
-std::optional<IsaChoice> choice;
+std::optional<Isa> choice;
 
 }  // namespace
 
@@ -86,20 +105,30 @@ const CpuFeatures& cpu_features() {
   return features;
 }
 
-IsaChoice current_isa() {
+bool is_available(Isa isa) { return has(isa) && is_compiled(isa); }
+
+Isa current_isa() {
   const std::lock_guard<std::mutex> lock(choice_mutex);
-  if (!choice) choice = choose(from_environment(), true);
+  if (!choice) choice = choose(from_environment());
   return *choice;
 }
 
-void set_isa(const std::string& name, bool bf16) {
-  const IsaChoice chosen = choose(name.empty() ? from_environment() : name, bf16);
+void set_isa(const std::string& name) {
+  const Isa chosen = choose(name.empty() ? from_environment() : name);
   const std::lock_guard<std::mutex> lock(choice_mutex);
   choice = chosen;
 }
 
 const char* isa_name(Isa isa) {
-  return isa == Isa::plain ? "plain" : isa == Isa::avx2 ? "avx2" : "avx512";
+  switch (isa) {
+    case Isa::plain: return "plain";
+    case Isa::avx2: return "avx2";
+    case Isa::avx2_vnni: return "avx2_vnni";
+    case Isa::avx512: return "avx512";
+    case Isa::avx512_vnni: return "avx512_vnni";
+    case Isa::avx512_bf16: return "avx512_bf16";
+  }
+  return "";
 }
 
 }  // namespace quire

@@ -5,7 +5,15 @@
 
 namespace quire {
 
-enum class Isa { plain, avx2, avx512 };
+// In ascending order of what one prefers.
+enum class Isa {
+  plain,
+  avx2,         // AVX2, FMA and F16C
+  avx2_vnni,    // with int8 dot products
+  avx512,       // AVX512 F, BW, VL and DQ
+  avx512_vnni,  // with int8 dot products
+  avx512_bf16,  // with int8 and bf16 dot products
+};
 
 struct CpuFeatures {
   bool avx2 = false;         // AVX2, FMA and F16C
@@ -18,18 +26,19 @@ struct CpuFeatures {
 // What the CPU has and the operating system saves on a context switch.
 const CpuFeatures& cpu_features();
 
-struct IsaChoice {
-  Isa isa;
-  bool bf16;  // whether avx512 uses bf16 dot products
-};
+// Whether the compiler could make the kernels of an instruction set.
+bool is_compiled(Isa isa);
 
-// The choice in force. The first call takes QUIRE_ISA (plain, avx2 or avx512), else the best there is.
-// Throws std::runtime_error if QUIRE_ISA names something unknown or something this CPU lacks.
-IsaChoice current_isa();
+// Whether this CPU can run it, and the kernels for it were compiled.
+bool is_available(Isa isa);
 
-// Forces a choice, as QUIRE_ISA does; `bf16 = false` leaves bf16 dot products out, for tests. An empty
-// name returns to QUIRE_ISA. Must not run while a kernel does.
-void set_isa(const std::string& name, bool bf16);
+// The choice in force. The first call takes QUIRE_ISA, else the best there is. Throws std::runtime_error if
+// QUIRE_ISA names something unknown or unavailable.
+Isa current_isa();
+
+// Forces a choice by name, as QUIRE_ISA does; an empty name returns to QUIRE_ISA. Must not run while a
+// kernel does.
+void set_isa(const std::string& name);
 
 const char* isa_name(Isa isa);
 

@@ -52,6 +52,77 @@ struct LinearTask {
   float* sums;  // scratch: rows of the block * 32
 };
 
+// How an int8 or int4 weight [N, K] is stored: panels of 32 output channels, one after the other; in a panel
+// one group of columns after the other; in a group the header, 32 scales and, if asymmetric, 32 zero points
+// of 16 bits, then the steps of 128 bytes, 4 bytes for each output channel. A step is 4 columns of int8,
+// stored as q + 128, or 8 columns of int4: the low nibbles hold the first four. So a panel is read from
+// front to back, whatever the number of rows of x. What is past N or K has the scale 0, or is 0 in x.
+struct QuantizedLayout {
+  int bits;  // 8 or 4
+  int in_features, group_size;  // group_size: a multiple of 8; K or more for one group
+  ScaleType scale_type;
+  bool asymmetric;
+
+  int step_columns() const { return bits == 4 ? 8 : 4; }
+  int groups() const { return ceil_div(in_features, group_size); }
+  // Columns with those that fill the last step.
+  int padded_columns() const { return ceil_div(in_features, step_columns()) * step_columns(); }
+  int header_bytes() const {
+    return kPanel * (static_cast<int>(size_of(scale_type)) + (asymmetric ? 2 : 0));
+  }
+  std::int64_t panel_bytes() const {
+    return std::int64_t{groups()} * header_bytes() + std::int64_t{padded_columns() / step_columns()} * 128;
+  }
+  // Where a group of a panel begins.
+  std::int64_t group_offset(int group) const {
+    return std::int64_t{group} * (header_bytes() + group_size / step_columns() * 128);
+  }
+};
+
+// One tile of rows to be packed: [K][rows] fp32, or [K / 4][rows] words of four int8 with the sum of each
+// group and the scale of each row.
+struct PackRows {
+  QuantizedLayout layout;
+  const char* x;
+  DType type;
+  std::int64_t stride;
+  int rows;
+  const std::int32_t* order;  // [K], where each column of the weight finds its x, or null
+  char* out;
+  std::int32_t* sums;  // [groups][rows]; null asks for fp32
+  float* scales;       // [rows]
+  void* scratch;       // row_scratch() bytes
+};
+inline std::size_t row_scratch(const QuantizedLayout& l) {
+  return static_cast<std::size_t>(l.padded_columns() + 2 * kLanes) * 5;
+}
+
+// One block of rows times a range of panels.
+struct QuantizedTask {
+  QuantizedLayout layout;
+  const char* x;               // packed tiles
+  const std::int32_t* x_sums;  // of the packed tiles; null for fp32 x
+  const float* row_scales;
+  Tiling tiling;
+  const char* weight;
+  std::int64_t first_panel, panels, out_features;
+  const void* bias;  // [N] or null
+  DType bias_type;
+  char* y;  // row 0 of this block
+  DType y_type;
+};
+
+// Rows of a dense matrix to be rounded to int8 or int4, see reference.quantize_weight.
+struct QuantizeArgs {
+  const char* dense;
+  DType type;
+  std::int64_t stride, out_features, in_features, group_size;
+  int bits;
+  ScaleType scale_type;
+  char* data;    // int8 [N, K], or nibbles [N, ceil(K / 2)]
+  char* scales;  // [N, groups]
+};
+
 struct NormArgs {
   DType type;
   const char *x, *residual, *weight;  // residual may be null
@@ -122,6 +193,10 @@ struct KernelTable {
   // Packs up to 32 rows of a weight into a panel; rows past `rows` become zeros.
   void (*pack_panel)(const char* rows, DType type, std::int64_t stride, int count, int size, char* out);
   void (*linear)(const LinearTask& task);
+  int quantized_rows;  // the most rows in a tile of quantised products
+  void (*pack_quantized_rows)(const PackRows& args);
+  void (*quantized_linear)(const QuantizedTask& task);
+  void (*quantize_weight)(const QuantizeArgs& args, std::int64_t begin, std::int64_t end);
   void (*rms_norm)(const NormArgs& args, std::int64_t begin, std::int64_t end);
   void (*silu_and_mul)(const GateArgs& args, std::int64_t begin, std::int64_t end);
   void (*gelu_and_mul)(const GateArgs& args, std::int64_t begin, std::int64_t end);
@@ -132,12 +207,16 @@ struct KernelTable {
   // What the machine can do at best, for benchmarks.
   void (*probe_read)(const char* data, std::int64_t bytes);
   void (*probe_dot)(DotKind kind, std::int64_t operations);
+  void (*probe_int8)(std::int64_t operations);
 };
 
 // Null where the compiler cannot make them.
 const KernelTable* plain_kernels();
 const KernelTable* avx2_kernels();
+const KernelTable* avx2_vnni_kernels();
+const KernelTable* avx2_evex_kernels();
 const KernelTable* avx512_kernels();
+const KernelTable* avx512_vnni_kernels();
 const KernelTable* avx512_bf16_kernels();
 
 // Those of current_isa().

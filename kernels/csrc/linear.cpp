@@ -87,8 +87,8 @@ void linear_rows(const LinearArgs& a, const KernelTable& table, std::int64_t fir
     t.out_features = a.out_features;
     t.bias = a.bias;
     t.bias_type = a.bias_type;
-    t.y = a.y + block.first_row * a.out_features * static_cast<std::int64_t>(size_of(a.x_type));
-    t.y_type = a.x_type;
+    t.y = a.y + block.first_row * a.out_features * static_cast<std::int64_t>(size_of(a.y_type));
+    t.y_type = a.y_type;
     t.sums = static_cast<float*>(thread_scratch(1, sums));
     table.linear(t);
   });

@@ -7,9 +7,14 @@
 // instruction set itself, and the one to use is chosen at run time.
 #include "isa.h"
 #include "ops.h"
+#include "program.h"
 #include "thread_pool.h"
 
 #include <pybind11/pybind11.h>
+
+#include <memory>
+#include <stdexcept>
+#include <string>
 
 namespace py = pybind11;
 using quire::DType;
@@ -24,10 +29,44 @@ T* at(Address address) {
 
 DType dtype(int code) { return static_cast<DType>(code); }
 
+// The program that listens, if any; only with the GIL held, and by one thread at a time.
+std::shared_ptr<quire::Program> recorder;
+
+std::shared_ptr<quire::Program> start_recording(std::int64_t capacity) {
+  if (recorder) throw std::runtime_error("another forward pass is being recorded");
+  recorder = std::make_shared<quire::Program>(capacity);
+  return recorder;
+}
+
+void stop_recording() { recorder.reset(); }
+
+// Runs `op`, or leaves it to the recorder. `rows` are the rows it has now; in a replay it gets the step's.
+// op(nullptr) runs it as it is, op(&step) with the step's inputs.
+template <class Op>
+void run_or_record(std::int64_t rows, Op op) {
+  if (!recorder) {
+    const py::gil_scoped_release released;
+    op(static_cast<const quire::StepInputs*>(nullptr));
+    return;
+  }
+  if (rows != recorder->capacity()) {
+    throw std::runtime_error("an op on " + std::to_string(rows) + " rows is no part of a recorded step of " +
+                             std::to_string(recorder->capacity()) + " tokens");
+  }
+  recorder->add([op](const quire::StepInputs& step) { op(&step); });
+}
+
 void linear(Address x, int type, std::int64_t x_stride, std::int64_t rows, Address packed, int weight_type,
-            std::int64_t out_features, std::int64_t in_features, Address bias, int bias_type, Address y) {
-  quire::linear({at<const char>(x), dtype(type), x_stride, rows, at<const char>(packed), dtype(weight_type),
-                 out_features, in_features, at<const void>(bias), dtype(bias_type), at(y)});
+            std::int64_t out_features, std::int64_t in_features, Address bias, int bias_type, Address y,
+            int y_type) {
+  const quire::LinearArgs args{at<const char>(x), dtype(type), x_stride, rows, at<const char>(packed),
+                               dtype(weight_type), out_features, in_features, at<const void>(bias),
+                               dtype(bias_type), at(y), dtype(y_type)};
+  run_or_record(rows, [args](const quire::StepInputs* step) {
+    quire::LinearArgs a = args;
+    if (step) a.rows = step->tokens;
+    quire::linear(a);
+  });
 }
 
 void pack_weight(Address weight, int type, std::int64_t stride, std::int64_t out_features,
@@ -35,22 +74,123 @@ void pack_weight(Address weight, int type, std::int64_t stride, std::int64_t out
   quire::pack_weight(at<const char>(weight), dtype(type), stride, out_features, in_features, at(packed));
 }
 
+quire::QuantizedLayout layout(int bits, std::int64_t in_features, std::int64_t group_size, int scale_type,
+                              bool asymmetric) {
+  return {bits, static_cast<int>(in_features), static_cast<int>(group_size),
+          static_cast<quire::ScaleType>(scale_type), asymmetric};
+}
+
+std::int64_t packed_bytes(int bits, std::int64_t out_features, std::int64_t in_features,
+                          std::int64_t group_size, int scale_type, bool asymmetric) {
+  const quire::QuantizedLayout l = layout(bits, in_features, group_size, scale_type, asymmetric);
+  return quire::ceil_div(out_features, std::int64_t{quire::kPanel}) * l.panel_bytes();
+}
+
+void pack_quantized(Address data, Address scales, Address zeros, int bits, std::int64_t out_features,
+                    std::int64_t in_features, std::int64_t group_size, int scale_type, Address packed) {
+  quire::pack_quantized({layout(bits, in_features, group_size, scale_type, zeros != 0), out_features,
+                         at<const char>(data), at<const char>(scales), at<const std::int16_t>(zeros), at(packed)});
+}
+
+void quantize_weight(Address dense, int type, std::int64_t stride, std::int64_t out_features,
+                     std::int64_t in_features, std::int64_t group_size, int bits, int scale_type, Address data,
+                     Address scales) {
+  quire::quantize_weight({at<const char>(dense), dtype(type), stride, out_features, in_features, group_size,
+                          bits, static_cast<quire::ScaleType>(scale_type), at(data), at(scales)});
+}
+
+void quantized_linear(Address x, int type, std::int64_t x_stride, std::int64_t rows, Address packed, int bits,
+                      std::int64_t out_features, std::int64_t in_features, std::int64_t group_size,
+                      int scale_type, bool asymmetric, bool int8_activations, Address order, Address bias,
+                      int bias_type, Address y, int y_type) {
+  const quire::QuantizedLinearArgs args{layout(bits, in_features, group_size, scale_type, asymmetric),
+                                        int8_activations,
+                                        at<const char>(x),
+                                        dtype(type),
+                                        x_stride,
+                                        rows,
+                                        at<const char>(packed),
+                                        out_features,
+                                        at<const std::int32_t>(order),
+                                        at<const void>(bias),
+                                        dtype(bias_type),
+                                        at(y),
+                                        dtype(y_type)};
+  run_or_record(rows, [args](const quire::StepInputs* step) {
+    quire::QuantizedLinearArgs a = args;
+    if (step) a.rows = step->tokens;
+    quire::quantized_linear(a);
+  });
+}
+
+void rows(const quire::RowsArgs& args, std::int64_t count) {
+  run_or_record(count, [args, count](const quire::StepInputs* step) {
+    quire::RowsArgs a = args;
+    if (step) a.ids = step->input_ids;
+    quire::read_rows(a, step ? step->tokens : count);
+  });
+}
+
+void read_dense_rows(Address ids, std::int64_t count, Address packed, int weight_type,
+                     std::int64_t out_features, std::int64_t in_features, Address out, int out_type) {
+  quire::RowsArgs a{};
+  a.weight_type = dtype(weight_type);
+  a.layout.in_features = static_cast<int>(in_features);
+  a.packed = at<const char>(packed);
+  a.out_features = out_features;
+  a.ids = at<const std::int64_t>(ids);
+  a.out = at(out);
+  a.out_type = dtype(out_type);
+  rows(a, count);
+}
+
+void read_quantized_rows(Address ids, std::int64_t count, Address packed, int bits, std::int64_t out_features,
+                         std::int64_t in_features, std::int64_t group_size, int scale_type, bool asymmetric,
+                         Address order, Address out, int out_type) {
+  quire::RowsArgs a{};
+  a.quantized = true;
+  a.layout = layout(bits, in_features, group_size, scale_type, asymmetric);
+  a.packed = at<const char>(packed);
+  a.out_features = out_features;
+  a.order = at<const std::int32_t>(order);
+  a.ids = at<const std::int64_t>(ids);
+  a.out = at(out);
+  a.out_type = dtype(out_type);
+  rows(a, count);
+}
+
 void rms_norm(Address x, std::int64_t x_stride, Address residual, std::int64_t residual_stride,
               Address weight, Address y, Address total, int type, std::int64_t rows, std::int64_t size,
               float eps) {
-  quire::rms_norm({dtype(type), at<const char>(x), at<const char>(residual), at<const char>(weight), at(y),
-                   at(total), x_stride, residual_stride, size, eps},
-                  rows);
+  const quire::NormArgs args{dtype(type),
+                             at<const char>(x),
+                             at<const char>(residual),
+                             at<const char>(weight),
+                             at(y),
+                             at(total),
+                             x_stride,
+                             residual_stride,
+                             size,
+                             eps};
+  run_or_record(rows, [args, rows](const quire::StepInputs* step) {
+    quire::rms_norm(args, step ? step->tokens : rows);
+  });
 }
 
 void silu_and_mul(Address x, std::int64_t x_stride, Address y, int type, std::int64_t rows,
                   std::int64_t size) {
-  quire::silu_and_mul({dtype(type), at<const char>(x), at(y), x_stride, size}, rows);
+  const quire::GateArgs args{dtype(type), at<const char>(x), at(y), x_stride, size};
+  run_or_record(rows, [args, rows](const quire::StepInputs* step) {
+    quire::silu_and_mul(args, step ? step->tokens : rows);
+  });
 }
 
 void gelu_and_mul(Address x, std::int64_t x_stride, Address y, int type, std::int64_t rows,
                   std::int64_t size) {
-  quire::gelu_and_mul({dtype(type), at<const char>(x), at(y), x_stride, size}, rows);
+  const quire::GateArgs args{dtype(type), at<const char>(x), at(y), x_stride, size};
+  run_or_record(rows, [args, rows](const quire::StepInputs* step) {
+    quire::gelu_and_mul(args, step ? step->tokens : rows);
+  });
 }
 
 void rope_and_cache_write(Address q, std::int64_t q_stride, Address k, std::int64_t k_stride, Address v,
@@ -58,64 +198,91 @@ void rope_and_cache_write(Address q, std::int64_t q_stride, Address k, std::int6
                           std::int64_t rotary_size, std::int64_t num_positions, int half, Address cache,
                           int cache_type, std::int64_t value_offset, std::int64_t num_slots,
                           Address positions, Address slots, std::int64_t tokens, int num_heads,
-                          int num_kv_heads, int head_size, int block_size, Address q_norm, Address k_norm, float eps) {
-  quire::RopeArgs a{};
-  a.type = dtype(type);
-  a.cache_type = dtype(cache_type);
-  a.q = at<const char>(q);
-  a.k = at<const char>(k);
-  a.v = at<const char>(v);
-  a.q_stride = q_stride;
-  a.k_stride = k_stride;
-  a.v_stride = v_stride;
-  a.q_out = at(q_out);
-  a.cos_sin = at<const float>(cos_sin);
-  a.rotary_size = rotary_size;
-  a.num_positions = num_positions;
-  a.cache = at(cache);
-  a.value_offset = value_offset;
-  a.num_slots = num_slots;
-  a.positions = at<const std::int64_t>(positions);
-  a.slots = at<const std::int64_t>(slots);
-  a.num_heads = num_heads;
-  a.num_kv_heads = num_kv_heads;
-  a.head_size = head_size;
-  a.half = half;
-  a.block_size = block_size;
-  a.q_norm = at<const char>(q_norm);
-  a.k_norm = at<const char>(k_norm);
-  a.eps = eps;
-  quire::rope_and_cache_write(a, tokens);
+                          int num_kv_heads, int head_size, int block_size, Address q_norm, Address k_norm,
+                          float eps) {
+  quire::RopeArgs args{};
+  args.type = dtype(type);
+  args.cache_type = dtype(cache_type);
+  args.q = at<const char>(q);
+  args.k = at<const char>(k);
+  args.v = at<const char>(v);
+  args.q_stride = q_stride;
+  args.k_stride = k_stride;
+  args.v_stride = v_stride;
+  args.q_out = at(q_out);
+  args.cos_sin = at<const float>(cos_sin);
+  args.rotary_size = rotary_size;
+  args.num_positions = num_positions;
+  args.cache = at(cache);
+  args.value_offset = value_offset;
+  args.num_slots = num_slots;
+  args.positions = at<const std::int64_t>(positions);
+  args.slots = at<const std::int64_t>(slots);
+  args.num_heads = num_heads;
+  args.num_kv_heads = num_kv_heads;
+  args.head_size = head_size;
+  args.half = half;
+  args.block_size = block_size;
+  args.q_norm = at<const char>(q_norm);
+  args.k_norm = at<const char>(k_norm);
+  args.eps = eps;
+  run_or_record(tokens, [args, tokens](const quire::StepInputs* step) {
+    quire::RopeArgs a = args;
+    if (step) {
+      a.positions = step->positions;
+      a.slots = step->slots;
+    }
+    quire::rope_and_cache_write(a, step ? step->tokens : tokens);
+  });
 }
 
-void paged_attention(Address q, std::int64_t q_stride, Address out, int type, Address cache, int cache_type,
-                     std::int64_t value_offset, std::int64_t num_blocks, Address query_start,
-                     Address seq_lens, Address block_tables, std::int64_t table_width, int num_seqs,
-                     int num_heads, int num_kv_heads, int head_size, int block_size, float scale, int window,
-                     float softcap, Address sinks) {
-  quire::AttentionArgs a{};
-  a.type = dtype(type);
-  a.cache_type = dtype(cache_type);
-  a.q = at<const char>(q);
-  a.q_stride = q_stride;
-  a.out = at(out);
-  a.cache = at<const char>(cache);
-  a.value_offset = value_offset;
-  a.num_blocks = num_blocks;
-  a.query_start = at<const std::int32_t>(query_start);
-  a.seq_lens = at<const std::int32_t>(seq_lens);
-  a.block_tables = at<const std::int32_t>(block_tables);
-  a.table_width = table_width;
-  a.num_seqs = num_seqs;
-  a.num_heads = num_heads;
-  a.num_kv_heads = num_kv_heads;
-  a.head_size = head_size;
-  a.block_size = block_size;
-  a.scale = scale;
-  a.softcap = softcap;
-  a.window = window;
-  a.sinks = at<const float>(sinks);
-  quire::paged_attention(a);
+void paged_attention(Address q, std::int64_t q_stride, Address out, int type, std::int64_t tokens,
+                     Address cache, int cache_type, std::int64_t value_offset, std::int64_t num_blocks,
+                     Address query_start, Address seq_lens, Address block_tables, std::int64_t table_width,
+                     int num_seqs, int num_heads, int num_kv_heads, int head_size, int block_size,
+                     float scale, int window, float softcap, Address sinks) {
+  quire::AttentionArgs args{};
+  args.type = dtype(type);
+  args.cache_type = dtype(cache_type);
+  args.q = at<const char>(q);
+  args.q_stride = q_stride;
+  args.out = at(out);
+  args.cache = at<const char>(cache);
+  args.value_offset = value_offset;
+  args.num_blocks = num_blocks;
+  args.query_start = at<const std::int32_t>(query_start);
+  args.seq_lens = at<const std::int32_t>(seq_lens);
+  args.block_tables = at<const std::int32_t>(block_tables);
+  args.table_width = table_width;
+  args.num_seqs = num_seqs;
+  args.num_heads = num_heads;
+  args.num_kv_heads = num_kv_heads;
+  args.head_size = head_size;
+  args.block_size = block_size;
+  args.scale = scale;
+  args.softcap = softcap;
+  args.window = window;
+  args.sinks = at<const float>(sinks);
+  run_or_record(tokens, [args](const quire::StepInputs* step) {
+    quire::AttentionArgs a = args;
+    if (step) {
+      a.query_start = step->query_start;
+      a.seq_lens = step->seq_lens;
+      a.block_tables = step->block_tables;
+      a.table_width = step->table_width;
+      a.num_seqs = step->num_seqs;
+    }
+    quire::paged_attention(a);
+  });
+}
+
+void run_program(const quire::Program& program, Address input_ids, Address positions, Address slots,
+                 std::int64_t tokens, Address query_start, Address seq_lens, Address block_tables,
+                 std::int64_t table_width, int num_seqs) {
+  program.run({at<const std::int64_t>(input_ids), at<const std::int64_t>(positions),
+               at<const std::int64_t>(slots), at<const std::int32_t>(query_start),
+               at<const std::int32_t>(seq_lens), at<const std::int32_t>(block_tables), tokens, table_width,
+               num_seqs});
 }
 
 py::dict cpu_features() {
@@ -129,27 +296,46 @@ py::dict cpu_features() {
   return d;
 }
 
-py::tuple isa() {
-  const quire::IsaChoice choice = quire::current_isa();
-  return py::make_tuple(quire::isa_name(choice.isa), choice.bf16);
+py::list available_isas() {
+  py::list names;
+  for (const quire::Isa isa : {quire::Isa::plain, quire::Isa::avx2, quire::Isa::avx2_vnni, quire::Isa::avx512,
+                               quire::Isa::avx512_vnni, quire::Isa::avx512_bf16}) {
+    if (quire::is_available(isa)) names.append(quire::isa_name(isa));
+  }
+  return names;
 }
+
+const char* isa() { return quire::isa_name(quire::current_isa()); }
 
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
   m.doc() = "quire's CPU kernels; quire.kernels.cpu gives them tensors.";
   const auto released = py::call_guard<py::gil_scoped_release>();
-  m.def("linear", &linear, released);
+  // These run or are recorded, and release the GIL themselves.
+  m.def("linear", &linear);
+  m.def("quantized_linear", &quantized_linear);
+  m.def("read_dense_rows", &read_dense_rows);
+  m.def("read_quantized_rows", &read_quantized_rows);
+  m.def("rms_norm", &rms_norm);
+  m.def("silu_and_mul", &silu_and_mul);
+  m.def("gelu_and_mul", &gelu_and_mul);
+  m.def("rope_and_cache_write", &rope_and_cache_write);
+  m.def("paged_attention", &paged_attention);
+  py::class_<quire::Program, std::shared_ptr<quire::Program>>(m, "Program")
+      .def_property_readonly("num_ops", &quire::Program::num_ops)
+      .def("run", &run_program, released);
+  m.def("start_recording", &start_recording);
+  m.def("stop_recording", &stop_recording);
   m.def("pack_weight", &pack_weight, released);
-  m.def("rms_norm", &rms_norm, released);
-  m.def("silu_and_mul", &silu_and_mul, released);
-  m.def("gelu_and_mul", &gelu_and_mul, released);
-  m.def("rope_and_cache_write", &rope_and_cache_write, released);
-  m.def("paged_attention", &paged_attention, released);
+  m.def("packed_bytes", &packed_bytes);
+  m.def("pack_quantized", &pack_quantized, released);
+  m.def("quantize_weight", &quantize_weight, released);
   m.def("probe", &quire::probe, released);
   m.def("num_threads", &quire::num_threads);
   m.def("set_num_threads", &quire::set_num_threads, released);
   m.def("cpu_features", &cpu_features);
+  m.def("available_isas", &available_isas);
   m.def("isa", &isa);
   m.def("set_isa", &quire::set_isa);
 }

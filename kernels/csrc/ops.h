@@ -22,9 +22,53 @@ struct LinearArgs {
   std::int64_t out_features, in_features;
   const void* bias;  // [N] or null
   DType bias_type;
-  char* y;  // [M, N] contiguous, of x's type
+  char* y;  // [M, N] contiguous
+  DType y_type;
 };
 void linear(const LinearArgs& args);
+
+// Packs a weight in its canonical form (kernels/types.py) as QuantizedLayout says.
+struct PackQuantizedArgs {
+  QuantizedLayout layout;
+  std::int64_t out_features;
+  const char* data;           // int8 [N, K], or nibbles [N, ceil(K / 2)]
+  const char* scales;         // [N, groups]
+  const std::int16_t* zeros;  // [N, groups] or null
+  char* packed;
+};
+void pack_quantized(const PackQuantizedArgs& args);
+
+void quantize_weight(const QuantizeArgs& args);
+
+struct QuantizedLinearArgs {
+  QuantizedLayout layout;
+  bool int8_activations;
+  const char* x;  // [M, K], rows `x_stride` elements apart
+  DType x_type;
+  std::int64_t x_stride, rows;
+  const char* packed;
+  std::int64_t out_features;
+  const std::int32_t* order;  // [K] or null
+  const void* bias;           // [N] or null
+  DType bias_type;
+  char* y;  // [M, N] contiguous
+  DType y_type;
+};
+void quantized_linear(const QuantizedLinearArgs& args);
+
+// Single rows of a packed weight. Throws std::out_of_range for a row that it does not have.
+struct RowsArgs {
+  bool quantized;
+  DType weight_type;         // if not quantised
+  QuantizedLayout layout;    // if not quantised, `in_features` alone counts
+  const char* packed;
+  std::int64_t out_features;
+  const std::int32_t* order;  // [K] or null
+  const std::int64_t* ids;
+  char* out;  // [count, K]
+  DType out_type;
+};
+void read_rows(const RowsArgs& args, std::int64_t count);
 
 void rms_norm(const NormArgs& args, std::int64_t rows);
 void silu_and_mul(const GateArgs& args, std::int64_t rows);

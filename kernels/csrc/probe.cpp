@@ -22,10 +22,11 @@ double probe(const std::string& kind, std::int64_t amount) {
     std::memset(data.get(), 0, static_cast<std::size_t>(amount) + 8192);
     return timed(amount / kBlock, [&](std::int64_t i) { table.probe_read(data.get() + i * kBlock, kBlock); });
   }
+  const std::int64_t tasks = 16 * num_threads();
+  if (kind == "int8") return timed(tasks, [&](std::int64_t) { table.probe_int8(amount / tasks); });
   if (kind != "float" && kind != "pair") throw std::invalid_argument("probe: unknown kind '" + kind + "'");
   const DotKind pair = table.pair_dot ? DotKind::pair_dot : DotKind::pair_panel;
   const DotKind dot = kind == "float" ? DotKind::float_panel : pair;
-  const std::int64_t tasks = 16 * num_threads();
   return timed(tasks, [&](std::int64_t) { table.probe_dot(dot, amount / tasks); });
 }
 

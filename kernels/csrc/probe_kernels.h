@@ -29,4 +29,23 @@ inline void probe_dot(DotKind kind, std::int64_t operations) {
   for (std::int64_t done = 0; done < operations; done += each) tile(x, w, steps, sums, true);
 }
 
+// The same for int8 products. More rows than a tile of quantised products has, so that nothing but the
+// multiplier can be what limits.
+inline void probe_int8(std::int64_t operations) {
+  constexpr int kRows = kQuantizedRows == 6 ? 12 : kQuantizedRows * 2;
+  alignas(64) volatile char bytes[64] = {};
+  const Ints w = load_ints(const_cast<const char*>(bytes)), x = w;
+  Ints sums[kRows];
+  QUIRE_UNROLL(16)
+  for (int r = 0; r < kRows; ++r) sums[r] = set1_int(0);
+  for (std::int64_t done = 0; done < operations; done += kRows * kLanes * 4 * 2) {
+    QUIRE_UNROLL(16)
+    for (int r = 0; r < kRows; ++r) sums[r] = dot_nibbles(sums[r], w, x);
+  }
+  Vec total = zero();
+  for (int r = 0; r < kRows; ++r) total = add(total, to_float(sums[r]));
+  volatile float sink = sum(total);
+  (void)sink;
+}
+
 }  // namespace quire::QUIRE_TARGET

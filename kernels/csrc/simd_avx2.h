@@ -120,6 +120,82 @@ inline void load_pairs(const Bf16* p, Vec& even, Vec& odd) {
   odd.high = _mm256_castsi256_ps(_mm256_and_si256(high, upper));
 }
 
+struct Ints {
+  __m256i low, high;
+};
+
+inline Ints load_ints(const void* p) {
+  const __m256i* q = static_cast<const __m256i*>(p);
+  return {_mm256_loadu_si256(q), _mm256_loadu_si256(q + 1)};
+}
+inline Ints set1_int(std::int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
+inline Ints add(Ints a, Ints b) { return {_mm256_add_epi32(a.low, b.low), _mm256_add_epi32(a.high, b.high)}; }
+inline Ints sub(Ints a, Ints b) { return {_mm256_sub_epi32(a.low, b.low), _mm256_sub_epi32(a.high, b.high)}; }
+inline Ints mul(Ints a, Ints b) {
+  return {_mm256_mullo_epi32(a.low, b.low), _mm256_mullo_epi32(a.high, b.high)};
+}
+inline Ints widen_shorts(const std::int16_t* p) {
+  const __m128i* q = reinterpret_cast<const __m128i*>(p);
+  return {_mm256_cvtepi16_epi32(_mm_loadu_si128(q)), _mm256_cvtepi16_epi32(_mm_loadu_si128(q + 1))};
+}
+template <int Bits>
+inline Ints field(Ints x, int shift) {
+  const __m256i mask = _mm256_set1_epi32((1 << Bits) - 1);
+  return {_mm256_and_si256(_mm256_srli_epi32(x.low, shift), mask),
+          _mm256_and_si256(_mm256_srli_epi32(x.high, shift), mask)};
+}
+inline Ints low_nibbles(Ints x) {
+  const __m256i mask = _mm256_set1_epi8(15);
+  return {_mm256_and_si256(x.low, mask), _mm256_and_si256(x.high, mask)};
+}
+inline Ints high_nibbles(Ints x) {
+  return low_nibbles(Ints{_mm256_srli_epi32(x.low, 4), _mm256_srli_epi32(x.high, 4)});
+}
+inline Vec to_float(Ints x) { return {_mm256_cvtepi32_ps(x.low), _mm256_cvtepi32_ps(x.high)}; }
+
+#if defined(QUIRE_VNNI)
+inline __m256i dot_words(__m256i sums, __m256i w, __m256i x) { return QUIRE_VNNI(sums, w, x); }
+#else
+inline __m256i dot_words(__m256i sums, __m256i w, __m256i x) {
+  return _mm256_add_epi32(sums, _mm256_madd_epi16(_mm256_maddubs_epi16(w, x), _mm256_set1_epi16(1)));
+}
+#endif
+inline Ints dot_nibbles(Ints sums, Ints w, Ints x) {
+  return {dot_words(sums.low, w.low, x.low), dot_words(sums.high, w.high, x.high)};
+}
+
+#if defined(QUIRE_VNNI)
+constexpr int kByteOffset = 128;
+inline Ints prepare_bytes(Ints w) { return w; }
+inline Ints dot_bytes(Ints sums, Ints w, Ints x) { return dot_nibbles(sums, w, x); }
+#else
+constexpr int kByteOffset = 0;
+inline Ints prepare_bytes(Ints w) {
+  const __m256i top = _mm256_set1_epi8(-128);
+  return {_mm256_xor_si256(w.low, top), _mm256_xor_si256(w.high, top)};
+}
+// |w| times x with the sign of w: 128 * 127 * 2 fits 16 bits, where 255 * 127 * 2 would saturate.
+inline Ints dot_bytes(Ints sums, Ints w, Ints x) {
+  return {dot_words(sums.low, _mm256_abs_epi8(w.low), _mm256_sign_epi8(x.low, w.low)),
+          dot_words(sums.high, _mm256_abs_epi8(w.high), _mm256_sign_epi8(x.high, w.high))};
+}
+#endif
+
+inline void store_bytes(std::int8_t* p, Vec x) {
+  const __m256i words = _mm256_packs_epi32(_mm256_cvtps_epi32(x.low), _mm256_cvtps_epi32(x.high));
+  const __m256i ordered = _mm256_permute4x64_epi64(words, 0xd8);
+  const __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(ordered), _mm256_extracti128_si256(ordered, 1));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bytes);
+}
+
+struct Half {
+  std::uint16_t bits;
+};
+inline Vec load(const Half* p) {
+  const __m128i* q = reinterpret_cast<const __m128i*>(p);
+  return {_mm256_cvtph_ps(_mm_loadu_si128(q)), _mm256_cvtph_ps(_mm_loadu_si128(q + 1))};
+}
+
 inline __m128 low_half(__m256 x) { return _mm256_castps256_ps128(x); }
 inline __m128 high_half(__m256 x) { return _mm256_extractf128_ps(x, 1); }
 
@@ -178,5 +254,6 @@ constexpr int kWideRows = 2;     // up to so many rows, a tile of kWideVectors f
 constexpr int kWideVectors = 2;
 constexpr int kStreamRows = 4;   // up to so many rows, the weight is prefetched
 constexpr int kValueRows = 6, kValueVectors = 1;
+constexpr int kQuantizedRows = 2, kQuantizedVectors = 1;  // see quantized_kernels.h
 
 }  // namespace quire::QUIRE_TARGET

@@ -69,6 +69,57 @@ inline void load_pairs(const Bf16* p, Vec& even, Vec& odd) {
   odd = _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32(static_cast<int>(0xffff0000))));
 }
 
+using Ints = __m512i;
+
+inline Ints load_ints(const void* p) { return _mm512_loadu_si512(p); }
+inline Ints set1_int(std::int32_t x) { return _mm512_set1_epi32(x); }
+inline Ints add(Ints a, Ints b) { return _mm512_add_epi32(a, b); }
+inline Ints sub(Ints a, Ints b) { return _mm512_sub_epi32(a, b); }
+inline Ints mul(Ints a, Ints b) { return _mm512_mullo_epi32(a, b); }
+inline Ints widen_shorts(const std::int16_t* p) {
+  return _mm512_cvtepi16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+}
+template <int Bits>
+inline Ints field(Ints x, int shift) {
+  return _mm512_and_si512(_mm512_srli_epi32(x, static_cast<unsigned>(shift)),
+                          _mm512_set1_epi32((1 << Bits) - 1));
+}
+inline Ints low_nibbles(Ints x) { return _mm512_and_si512(x, _mm512_set1_epi8(15)); }
+inline Ints high_nibbles(Ints x) {
+  return _mm512_and_si512(_mm512_srli_epi32(x, 4), _mm512_set1_epi8(15));
+}
+inline Vec to_float(Ints x) { return _mm512_cvtepi32_ps(x); }
+
+#if defined(QUIRE_VNNI)
+inline Ints dot_nibbles(Ints sums, Ints w, Ints x) { return _mm512_dpbusd_epi32(sums, w, x); }
+constexpr int kByteOffset = 128;
+inline Ints prepare_bytes(Ints w) { return w; }
+inline Ints dot_bytes(Ints sums, Ints w, Ints x) { return _mm512_dpbusd_epi32(sums, w, x); }
+#else
+inline Ints dot_nibbles(Ints sums, Ints w, Ints x) {
+  return _mm512_add_epi32(sums, _mm512_madd_epi16(_mm512_maddubs_epi16(w, x), _mm512_set1_epi16(1)));
+}
+constexpr int kByteOffset = 0;
+inline Ints prepare_bytes(Ints w) { return _mm512_xor_si512(w, _mm512_set1_epi8(-128)); }
+inline Ints dot_bytes(Ints sums, Ints w, Ints x) {
+  // |w| times x with the sign of w: 128 * 127 * 2 fits 16 bits, where 255 * 127 * 2 would saturate.
+  const __mmask64 negative = _mm512_movepi8_mask(w);
+  const Ints signed_x = _mm512_mask_sub_epi8(x, negative, _mm512_setzero_si512(), x);
+  return dot_nibbles(sums, _mm512_abs_epi8(w), signed_x);
+}
+#endif
+
+inline void store_bytes(std::int8_t* p, Vec x) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x)));
+}
+
+struct Half {
+  std::uint16_t bits;
+};
+inline Vec load(const Half* p) {
+  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+}
+
 // Adds neighbours at distance 8, 4, 2 and 1, in this order; so do all instruction sets.
 inline float sum(Vec x) {
   const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1));
@@ -117,5 +168,6 @@ constexpr int kWideRows = 0;     // up to so many rows, a tile of kWideVectors f
 constexpr int kWideVectors = 2;
 constexpr int kStreamRows = 8;   // up to so many rows, the weight is prefetched
 constexpr int kValueRows = 7, kValueVectors = 4;
+constexpr int kQuantizedRows = 6, kQuantizedVectors = 2;  // see quantized_kernels.h
 
 }  // namespace quire::QUIRE_TARGET

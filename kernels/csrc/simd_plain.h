@@ -123,6 +123,89 @@ inline void load_pairs(const Bf16* p, Vec& even, Vec& odd) {
   }
 }
 
+// Sixteen 32-bit integers, or as many groups of four bytes.
+struct Ints {
+  std::int32_t lane[16];
+};
+
+// An Ints whose lanes are `expression` of i.
+#define QUIRE_LANES(expression)                           \
+  Ints r;                                                 \
+  for (int i = 0; i < 16; ++i) r.lane[i] = (expression); \
+  return r
+
+inline Ints load_ints(const void* p) {
+  Ints r;
+  __builtin_memcpy(&r, p, sizeof(r));
+  return r;
+}
+inline Ints set1_int(std::int32_t x) { QUIRE_LANES(x); }
+inline Ints add(const Ints& a, const Ints& b) { QUIRE_LANES(a.lane[i] + b.lane[i]); }
+inline Ints sub(const Ints& a, const Ints& b) { QUIRE_LANES(a.lane[i] - b.lane[i]); }
+inline Ints mul(const Ints& a, const Ints& b) { QUIRE_LANES(a.lane[i] * b.lane[i]); }
+inline Ints widen_shorts(const std::int16_t* p) { QUIRE_LANES(p[i]); }
+
+// The field of `Bits` bits that starts at bit `shift` of each lane.
+template <int Bits>
+inline Ints field(const Ints& x, int shift) {
+  QUIRE_LANES(static_cast<std::int32_t>(static_cast<std::uint32_t>(x.lane[i]) >> shift & ((1u << Bits) - 1)));
+}
+inline Ints low_nibbles(const Ints& x) { QUIRE_LANES(x.lane[i] & 0x0f0f0f0f); }
+inline Ints high_nibbles(const Ints& x) {
+  QUIRE_LANES(static_cast<std::int32_t>(static_cast<std::uint32_t>(x.lane[i]) >> 4 & 0x0f0f0f0fu));
+}
+inline Vec to_float(const Ints& x) {
+  float lanes[16];
+  for (int i = 0; i < 16; ++i) lanes[i] = static_cast<float>(x.lane[i]);
+  return load(lanes);
+}
+
+// sums + w . x over the four bytes of each lane: w is 0..15, x is signed.
+inline Ints dot_nibbles(const Ints& sums, const Ints& w, const Ints& x) {
+  Ints r = sums;
+  for (int shift = 0; shift < 32; shift += 8) {
+    for (int i = 0; i < 16; ++i) {
+      r.lane[i] += (w.lane[i] >> shift & 15) * static_cast<std::int8_t>(x.lane[i] >> shift);
+    }
+  }
+  return r;
+}
+
+// Stored bytes are weights plus 128. dot_bytes takes what prepare_bytes makes of them, which is the
+// weights plus kByteOffset: the int8 dot products of some instruction sets take unsigned bytes.
+constexpr int kByteOffset = 0;
+inline Ints prepare_bytes(const Ints& w) {
+  QUIRE_LANES(static_cast<std::int32_t>(static_cast<std::uint32_t>(w.lane[i]) ^ 0x80808080u));
+}
+inline Ints dot_bytes(const Ints& sums, const Ints& w, const Ints& x) {
+  Ints r = sums;
+  for (int shift = 0; shift < 32; shift += 8) {
+    for (int i = 0; i < 16; ++i) {
+      r.lane[i] += static_cast<std::int8_t>(w.lane[i] >> shift) * static_cast<std::int8_t>(x.lane[i] >> shift);
+    }
+  }
+  return r;
+}
+
+#undef QUIRE_LANES
+
+// The lanes of x, integral and within int8, as bytes.
+inline void store_bytes(std::int8_t* p, const Vec& x) {
+  float lanes[16];
+  store(lanes, x);
+  for (int i = 0; i < 16; ++i) p[i] = static_cast<std::int8_t>(lanes[i]);
+}
+
+// An IEEE fp16.
+struct Half {
+  std::uint16_t bits;
+};
+inline Vec load(const Half* p) {
+  float lanes[16];
+  for (int i = 0; i < 16; ++i) lanes[i] = half_to_float(p[i].bits);
+  return load(lanes);
+}
+
 // Adds neighbours at distance 8, 4, 2 and 1, in this order; so do all instruction sets.
 inline float sum(const Vec& x) {
   const Quad four = (x.q[0] + x.q[2]) + (x.q[1] + x.q[3]);
@@ -153,5 +236,6 @@ constexpr int kWideRows = 1;     // up to so many rows, a tile of kWideVectors f
 constexpr int kWideVectors = 2;
 constexpr int kStreamRows = 0;   // up to so many rows, the weight is prefetched
 constexpr int kValueRows = 3, kValueVectors = 1;
+constexpr int kQuantizedRows = 1, kQuantizedVectors = 1;  // see quantized_kernels.h
 
 }  // namespace quire::QUIRE_TARGET

@@ -9,6 +9,8 @@
 #include "linear_kernels.h"
 #include "norm_rope_kernels.h"
 #include "attention_kernels.h"
+#include "quantized_kernels.h"
+#include "quantize_kernels.h"
 #include "probe_kernels.h"
 
 namespace quire::QUIRE_TARGET {
@@ -25,6 +27,10 @@ constexpr KernelTable kTable = {kFloatRows,
                                 pack_tile,
                                 pack_panel,
                                 linear,
+                                kQuantizedRows,
+                                pack_quantized_rows,
+                                quantized_linear,
+                                quantize_weight,
                                 rms_norm,
                                 silu_and_mul,
                                 gelu_and_mul,
@@ -33,6 +39,7 @@ constexpr KernelTable kTable = {kFloatRows,
                                 attention,
                                 attention_merge,
                                 probe_read,
-                                probe_dot};
+                                probe_dot,
+                                probe_int8};
 
 }  // namespace quire::QUIRE_TARGET

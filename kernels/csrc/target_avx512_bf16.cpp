@@ -1,4 +1,4 @@
-// The kernels for AVX512 with bf16 dot products.
+// The kernels for AVX512 with int8 and bf16 dot products.
 #include "kernels.h"
 #include "unroll.h"
 
@@ -6,14 +6,15 @@
 #include <immintrin.h>
 
 #if defined(__clang__)
-#pragma clang attribute push(                                                          \
-    __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16,avx2,fma,f16c"))), \
+                             apply_to = function)
 #else
 #pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma")
+#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16,avx2,fma,f16c")
 #endif
 
 #define QUIRE_TARGET avx512_bf16
+#define QUIRE_VNNI 1
 #define QUIRE_PAIR_DOT 1
 #include "simd_avx512.h"
 #include "target.h"

@@ -1,174 +1,16 @@
-"""The `cpp` column: every op on the CPU, in C++ (`csrc/`), with the signatures of `reference`.
-
-This module owns the tensors: it checks dtypes, shapes and strides and hands addresses to `_C`, which
-imports no torch. Rows may be strided (q, k and v are views of one fused projection); what is not
-contiguous within a row is copied first.
-
-A result never depends on what shares its batch, nor on the number of threads: each row of each op is
-computed in an order of its own, bit for bit (see `csrc/kernels.h`).
-
-The instruction set is chosen when the first op runs; `QUIRE_ISA=plain`, `avx2` or `avx512` forces it.
-"""
+"""Norms, gates, RoPE and attention in C++; the products are in `linear`."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from . import reference
-from .types import AttentionMetadata, LinearWeight
-
-if TYPE_CHECKING:
-    from . import _C
-
-_import_error: str | None = None
-try:
-    from . import _C
-except ImportError as error:
-    _import_error = str(error)
-
-_CODES: dict[torch.dtype, int] = {torch.float32: 0, torch.bfloat16: 1}
-
-PANEL = 32
-"""Rows of a weight that lie side by side in its packed form."""
-
-
-def unavailable() -> str | None:
-    """The reason why no op of this module can run here, or None."""
-    if _import_error is not None:
-        return f"the C++ extension is not built ({_import_error})"
-    try:
-        _C.isa()
-    except RuntimeError as error:
-        return str(error)
-    return None
-
-
-def cpu_features() -> dict[str, bool]:
-    """What the CPU offers to these kernels, for `quire doctor`."""
-    return _C.cpu_features()
-
-
-def isa() -> str:
-    """The instruction set in use: plain, avx2, avx512 or avx512+bf16."""
-    name, bf16 = _C.isa()
-    return f"{name}+bf16" if bf16 else name
-
-
-def num_threads() -> int:
-    """Threads that an op uses; by default the cores this process may run on."""
-    return _C.num_threads()
-
-
-def set_num_threads(count: int) -> None:
-    """Sets the number of threads, the calling one included. Raises ValueError below 1."""
-    _C.set_num_threads(count)
-
-
-@dataclass(frozen=True, slots=True)
-class PackedDense:
-    """A float weight in the order in which the kernels read it.
-
-    Attributes:
-        data: `[N / 32, ceil(K / w), 32, w]`, where w is 1 for float32 and 2 for bfloat16 (neighbouring
-            columns that one dot-product instruction takes). Rows and columns past N and K are zeros.
-        out_features: N.
-        in_features: K.
-    """
-
-    data: Tensor
-    out_features: int
-    in_features: int
-
-    def unpack(self) -> Tensor:
-        """The weight as `[N, K]`, bit for bit what was packed; a copy."""
-        panels, steps, _, word = self.data.shape
-        rows = self.data.permute(0, 2, 1, 3).reshape(panels * PANEL, steps * word)
-        return rows[: self.out_features, : self.in_features]
-
-    def rows(self, index: Tensor) -> Tensor:
-        """Rows `index` of the weight, `[len(index), K]`: an embedding that is tied to an `lm_head`."""
-        taken = self.data[index // PANEL, :, index % PANEL]
-        return taken.flatten(-2)[..., : self.in_features]
-
-
-def prepare(weight: LinearWeight, *, release: bool = False) -> PackedDense:
-    """Packs a float weight for `linear`, which otherwise does so on first use; does nothing twice.
-
-    Args:
-        weight: Its `packed` is set.
-        release: Replaces `weight.data` by an empty tensor, so that the weight is in memory once. A loader
-            does this weight by weight. `reference.dequantize` then unpacks.
-    """
-    packed = weight.packed
-    if packed is None:
-        data = weight.data
-        if data.dtype not in _CODES:
-            raise TypeError(f"no packed form of {data.dtype} weights")
-        if data.stride(-1) != 1:
-            data = data.contiguous()
-        n, k = weight.out_features, weight.in_features
-        word = 1 if data.dtype == torch.float32 else 2
-        target = torch.empty(-(-n // PANEL), -(-k // word), PANEL, word, dtype=data.dtype)
-        _C.pack_weight(data.data_ptr(), _CODES[data.dtype], data.stride(0), n, k, target.data_ptr())
-        packed = weight.packed = PackedDense(target, n, k)
-    if release:
-        weight.data = packed.data.new_empty(0)
-    return packed
-
-
-def _rows(x: Tensor) -> tuple[Tensor, int, int]:
-    """x as a matrix with contiguous rows, copied only if it must be; how many rows; the step between them."""
-    if x.dim() != 2:
-        x = x.reshape(-1, x.shape[-1])
-    stride, inner = x.stride()
-    if inner != 1:
-        x = x.contiguous()
-        stride = x.stride(0)
-    return x, x.shape[0], stride
-
-
-def _code(x: Tensor) -> int:
-    code = _CODES.get(x.dtype)
-    if code is None:
-        raise TypeError(f"the C++ kernels take float32 and bfloat16, not {x.dtype}")
-    return code
-
-
-def linear(x: Tensor, weight: LinearWeight, bias: Tensor | None = None) -> Tensor:
-    """`reference.linear` for float weights. fp32 sums; a weight is not rounded to the dtype of x first."""
-    packed = weight.packed
-    if packed is None:
-        packed = prepare(weight)
-    n, k = packed.out_features, packed.in_features
-    shape = x.shape
-    if shape[-1] != k:
-        raise ValueError(f"linear takes {k} input features, got x of shape {tuple(shape)}")
-    rows, num_rows, stride = _rows(x)
-    y = torch.empty((*shape[:-1], n), dtype=x.dtype)
-    bias_address = bias_code = 0
-    if bias is not None:
-        if bias.numel() != n:
-            raise ValueError(f"a bias of {n} values is needed, got shape {tuple(bias.shape)}")
-        bias = bias.contiguous()
-        bias_address, bias_code = bias.data_ptr(), _code(bias)
-    _C.linear(
-        rows.data_ptr(),
-        _code(x),
-        stride,
-        num_rows,
-        packed.data.data_ptr(),
-        _CODES[packed.data.dtype],
-        n,
-        k,
-        bias_address,
-        bias_code,
-        y.data_ptr(),
-    )
-    return y
+from .. import reference
+from ..types import AttentionMetadata
+from .extension import _C, as_rows, dtype_code
+from .recorder import empty
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -177,11 +19,11 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
         return reference.rms_norm(x, weight, eps)
     size = x.shape[-1]
     _check_channels(weight, size)
-    rows, num_rows, stride = _rows(x)
-    y = torch.empty(x.shape, dtype=x.dtype)
+    rows, num_rows, stride = as_rows(x)
+    y = empty(x.shape, x.dtype)
     weight = weight.contiguous()
     addresses = rows.data_ptr(), weight.data_ptr(), y.data_ptr()
-    _C.rms_norm(addresses[0], stride, 0, 0, addresses[1], addresses[2], 0, _code(x), num_rows, size, eps)
+    _C.rms_norm(addresses[0], stride, 0, 0, addresses[1], addresses[2], 0, dtype_code(x), num_rows, size, eps)
     return y
 
 
@@ -191,10 +33,10 @@ def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tup
         return reference.add_rms_norm(x, residual, weight, eps)
     size = x.shape[-1]
     _check_channels(weight, size)
-    rows, num_rows, stride = _rows(x)
-    others, _, other_stride = _rows(residual)
-    y = torch.empty(x.shape, dtype=x.dtype)
-    total = torch.empty(x.shape, dtype=x.dtype)
+    rows, num_rows, stride = as_rows(x)
+    others, _, other_stride = as_rows(residual)
+    y = empty(x.shape, x.dtype)
+    total = empty(x.shape, x.dtype)
     weight = weight.contiguous()
     _C.rms_norm(
         rows.data_ptr(),
@@ -204,7 +46,7 @@ def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tup
         weight.data_ptr(),
         y.data_ptr(),
         total.data_ptr(),
-        _code(x),
+        dtype_code(x),
         num_rows,
         size,
         eps,
@@ -234,9 +76,9 @@ def _gate(x: Tensor, kernel: Any) -> Tensor:
     size, odd = divmod(shape[-1], 2)
     if odd:
         raise ValueError(f"gate and up need an even last dimension, got shape {tuple(shape)}")
-    rows, num_rows, stride = _rows(x)
-    y = torch.empty((*shape[:-1], size), dtype=x.dtype)
-    kernel(rows.data_ptr(), stride, y.data_ptr(), _code(x), num_rows, size)
+    rows, num_rows, stride = as_rows(x)
+    y = empty((*shape[:-1], size), x.dtype)
+    kernel(rows.data_ptr(), stride, y.data_ptr(), dtype_code(x), num_rows, size)
     return y
 
 
@@ -293,7 +135,7 @@ def rope_and_cache_write(
     v, v_stride = _heads(v, head_size)
     q_norm = _head_norm(q_norm, dtype, head_size)
     k_norm = _head_norm(k_norm, dtype, head_size)
-    out = torch.empty((tokens, num_heads, head_size), dtype=q.dtype)
+    out = empty((tokens, num_heads, head_size), q.dtype)
     _C.rope_and_cache_write(
         q.data_ptr(),
         q_stride,
@@ -302,13 +144,13 @@ def rope_and_cache_write(
         v.data_ptr(),
         v_stride,
         out.data_ptr(),
-        _code(q),
+        dtype_code(q),
         cos_sin.data_ptr(),
         rotary_size,
         num_positions,
         rotary_size // 2,
         kv_cache.data_ptr(),
-        _code(kv_cache),
+        dtype_code(kv_cache),
         kv_cache.stride(0),
         num_blocks * block_size,
         positions.data_ptr(),
@@ -367,14 +209,15 @@ def paged_attention(
     starts, lengths, tables = starts.contiguous(), lengths.contiguous(), tables.contiguous()
     if sinks is not None:
         sinks = sinks.float().contiguous()
-    out = torch.empty(shape, dtype=q.dtype)
+    out = empty(shape, q.dtype)
     _C.paged_attention(
         q.data_ptr(),
         q_stride,
         out.data_ptr(),
-        _code(q),
+        dtype_code(q),
+        shape[0],
         kv_cache.data_ptr(),
-        _code(kv_cache),
+        dtype_code(kv_cache),
         kv_cache.stride(0),
         num_blocks,
         starts.data_ptr(),

@@ -1,0 +1,301 @@
+// y = x W^T + bias for int8 and int4 weights, see QuantizedLayout in kernels.h for how they are stored.
+//
+// With int8 activations, a group's products and sums are exact integers; then `total += group * scale` in
+// fp32, group after group in ascending K. With fp32 activations a group's sum is one chain of multiply-adds
+// in ascending K. Either way a sum is the same for every shape of tile.
+
+namespace quire::QUIRE_TARGET {
+
+inline Vec load_scales(const char* p, ScaleType type) {
+  if (type == ScaleType::float16) return load(reinterpret_cast<const Half*>(p));
+  if (type == ScaleType::bfloat16) return load(reinterpret_cast<const Bf16*>(p));
+  return load(reinterpret_cast<const float*>(p));
+}
+
+// How far ahead of its use a streamed weight is fetched.
+constexpr int kQuantizedPrefetch = 4096;
+
+// Adds one step's products to the integer sums of R rows times V vectors of columns: 8 columns of K for
+// int4, 4 for int8.
+template <int Bits, int R, int V>
+inline void quantized_step(const char* w, const std::int32_t* x, Ints (&sums)[R][V]) {
+  Ints columns[V];
+  QUIRE_UNROLL(2)
+  for (int v = 0; v < V; ++v) {
+    const Ints stored = load_ints(w + v * 64);
+    columns[v] = Bits == 4 ? low_nibbles(stored) : prepare_bytes(stored);
+  }
+  QUIRE_UNROLL(8)
+  for (int r = 0; r < R; ++r) {
+    const Ints value = set1_int(x[r]);
+    QUIRE_UNROLL(2)
+    for (int v = 0; v < V; ++v) {
+      sums[r][v] = Bits == 4 ? dot_nibbles(sums[r][v], columns[v], value)
+                             : dot_bytes(sums[r][v], columns[v], value);
+    }
+  }
+  if constexpr (Bits == 4) {
+    QUIRE_UNROLL(2)
+    for (int v = 0; v < V; ++v) columns[v] = high_nibbles(load_ints(w + v * 64));
+    QUIRE_UNROLL(8)
+    for (int r = 0; r < R; ++r) {
+      const Ints value = set1_int(x[R + r]);
+      QUIRE_UNROLL(2)
+      for (int v = 0; v < V; ++v) sums[r][v] = dot_nibbles(sums[r][v], columns[v], value);
+    }
+  }
+}
+
+// total[r][v] = sum over groups of scale * sum of (q - zero) * x, for int8 x.
+//
+// w: a panel, at its first group. vector: the first of V vectors of 16 columns in the panel.
+// x: [K / 4][R] words of four int8. x_sums: [groups][R], the sum of x in each group.
+template <int Bits, int R, int V>
+inline void quantized_tile(const QuantizedLayout& l, const char* w, int vector, const std::int32_t* x,
+                           const std::int32_t* x_sums, Vec (&total)[R][V]) {
+  constexpr int kStepColumns = Bits == 4 ? 8 : 4;
+  // What is stored is q + 8 or q + 128 in unsigned form; dot_bytes may see it shifted to signed.
+  constexpr int kOffset = Bits == 4 ? 8 : kByteOffset;
+  const int scale_bytes = static_cast<int>(size_of(l.scale_type));
+  QUIRE_UNROLL(8)
+  for (int r = 0; r < R; ++r) {
+    QUIRE_UNROLL(2)
+    for (int v = 0; v < V; ++v) total[r][v] = zero();
+  }
+  for (int left = l.in_features; left > 0; left -= l.group_size) {
+    const char* scales = w + vector * kLanes * scale_bytes;
+    const std::int16_t* zeros =
+        reinterpret_cast<const std::int16_t*>(w + kPanel * scale_bytes) + vector * kLanes;
+    w += l.header_bytes();
+    Ints sums[R][V];
+    if (l.asymmetric) {
+      QUIRE_UNROLL(2)
+      for (int v = 0; v < V; ++v) {
+        const Ints zero = add(widen_shorts(zeros + v * kLanes), set1_int(Bits == 4 ? 0 : kByteOffset));
+        const Ints negative = sub(set1_int(0), zero);
+        QUIRE_UNROLL(8)
+        for (int r = 0; r < R; ++r) sums[r][v] = mul(negative, set1_int(x_sums[r]));
+      }
+    } else {
+      QUIRE_UNROLL(8)
+      for (int r = 0; r < R; ++r) {
+        const Ints start = set1_int(-kOffset * x_sums[r]);
+        QUIRE_UNROLL(2)
+        for (int v = 0; v < V; ++v) sums[r][v] = start;
+      }
+    }
+    const int columns = left < l.group_size ? left : l.group_size;
+    const int steps = ceil_div(columns, kStepColumns);
+    for (int step = 0; step < steps; ++step) {
+      if (R <= kStreamRows && V * kLanes == kPanel) {
+        __builtin_prefetch(w + kQuantizedPrefetch);
+        __builtin_prefetch(w + kQuantizedPrefetch + 64);
+      }
+      quantized_step<Bits, R, V>(w + vector * 64, x, sums);
+      w += 2 * 64;
+      x += R * (kStepColumns / 4);
+    }
+    x_sums += R;
+    QUIRE_UNROLL(2)
+    for (int v = 0; v < V; ++v) {
+      const Vec scale = load_scales(scales + v * kLanes * scale_bytes, l.scale_type);
+      QUIRE_UNROLL(8)
+      for (int r = 0; r < R; ++r) total[r][v] = fma(to_float(sums[r][v]), scale, total[r][v]);
+    }
+  }
+}
+
+// The same for fp32 x: [K][R].
+template <int Bits, int R, int V>
+inline void exact_tile(const QuantizedLayout& l, const char* w, int vector, const float* x,
+                       Vec (&total)[R][V]) {
+  constexpr int kStepColumns = Bits == 4 ? 8 : 4;
+  const int scale_bytes = static_cast<int>(size_of(l.scale_type));
+  for (int r = 0; r < R; ++r) {
+    for (int v = 0; v < V; ++v) total[r][v] = zero();
+  }
+  for (int left = l.in_features; left > 0; left -= l.group_size) {
+    const char* scales = w + vector * kLanes * scale_bytes;
+    const std::int16_t* zeros =
+        reinterpret_cast<const std::int16_t*>(w + kPanel * scale_bytes) + vector * kLanes;
+    w += l.header_bytes();
+    Ints offsets[V];
+    Vec sums[R][V];
+    for (int v = 0; v < V; ++v) {
+      offsets[v] = set1_int(Bits == 4 ? 8 : 128);
+      if (l.asymmetric) offsets[v] = add(widen_shorts(zeros + v * kLanes), set1_int(Bits == 4 ? 0 : 128));
+      for (int r = 0; r < R; ++r) sums[r][v] = zero();
+    }
+    const int columns = left < l.group_size ? left : l.group_size;
+    const int steps = ceil_div(columns, kStepColumns);
+    for (int step = 0; step < steps; ++step) {
+      // Byte i of a word is column i; of int4, its low nibble, and the high one is column i + 4.
+      for (int i = 0; i < kStepColumns; ++i) {
+        for (int v = 0; v < V; ++v) {
+          const Ints stored = load_ints(w + (vector + v) * 64);
+          const Vec value = to_float(sub(field<Bits>(stored, i % 4 * 8 + i / 4 * 4), offsets[v]));
+          QUIRE_UNROLL(8)
+          for (int r = 0; r < R; ++r) sums[r][v] = fma(value, set1(x[r]), sums[r][v]);
+        }
+        x += R;
+      }
+      w += 2 * 64;
+    }
+    for (int v = 0; v < V; ++v) {
+      const Vec scale = load_scales(scales + v * kLanes * scale_bytes, l.scale_type);
+      QUIRE_UNROLL(8)
+      for (int r = 0; r < R; ++r) total[r][v] = fma(sums[r][v], scale, total[r][v]);
+    }
+  }
+}
+
+// Scales, adds the bias and stores V vectors of columns of R rows.
+template <int R, int V, class T>
+inline void write_tile(const QuantizedTask& t, const Vec (&total)[R][V], std::int64_t row, std::int64_t column,
+                       const float* row_scales) {
+  for (int v = 0; v < V; ++v) {
+    const std::int64_t begin = column + v * kLanes, left = t.out_features - begin;
+    if (left <= 0) return;
+    const int n = left < kLanes ? static_cast<int>(left) : kLanes;
+    Vec bias = zero();
+    if (t.bias && t.bias_type == DType::float32) {
+      bias = load_first(static_cast<const float*>(t.bias) + begin, n);
+    } else if (t.bias) {
+      bias = load_first(static_cast<const Bf16*>(t.bias) + begin, n);
+    }
+    T* y = reinterpret_cast<T*>(t.y) + row * t.out_features + begin;
+    for (int r = 0; r < R; ++r) {
+      Vec value = row_scales ? mul(total[r][v], set1(row_scales[r])) : total[r][v];
+      if (t.bias) value = add(value, bias);
+      store_first(y + r * t.out_features, value, n);
+    }
+  }
+}
+
+// A tile of R rows times one panel.
+template <int Bits, int R>
+void quantized_panel(const QuantizedTask& t, int tile, std::int64_t panel) {
+  constexpr int V = kQuantizedVectors;
+  const QuantizedLayout& l = t.layout;
+  const std::int64_t row = t.tiling.first_row(tile);
+  const char* weight = t.weight + panel * l.panel_bytes();
+  for (int vector = 0; vector < 2; vector += V) {
+    const std::int64_t column = panel * kPanel + vector * kLanes;
+    Vec total[R][V];
+    const float* scales = nullptr;
+    if (t.x_sums) {
+      scales = t.row_scales + row;
+      quantized_tile<Bits, R, V>(l, weight, vector,
+                                 reinterpret_cast<const std::int32_t*>(t.x) + row * (l.padded_columns() / 4),
+                                 t.x_sums + row * l.groups(), total);
+    } else {
+      exact_tile<Bits, R, V>(l, weight, vector,
+                             reinterpret_cast<const float*>(t.x) + row * l.padded_columns(), total);
+    }
+    if (t.y_type == DType::float32) {
+      write_tile<R, V, float>(t, total, row, column, scales);
+    } else {
+      write_tile<R, V, Bf16>(t, total, row, column, scales);
+    }
+  }
+}
+
+using QuantizedPanel = void (*)(const QuantizedTask&, int, std::int64_t);
+
+// quantized_panel<Bits, rows> for a number of rows known at run time.
+template <int Bits, int R>
+QuantizedPanel find_panel(int rows) {
+  if constexpr (R == 0) {
+    return nullptr;
+  } else {
+    return rows == R ? &quantized_panel<Bits, R> : find_panel<Bits, R - 1>(rows);
+  }
+}
+
+inline void quantized_linear(const QuantizedTask& t) {
+  const bool four = t.layout.bits == 4;
+  const auto find = four ? find_panel<4, kQuantizedRows> : find_panel<8, kQuantizedRows>;
+  const QuantizedPanel shorter = find(t.tiling.rows);
+  const QuantizedPanel longer = t.tiling.longer ? find(t.tiling.rows + 1) : nullptr;
+  for (std::int64_t panel = t.first_panel; panel < t.first_panel + t.panels; ++panel) {
+    for (int tile = 0; tile < t.tiling.tiles; ++tile) {
+      (tile < t.tiling.longer ? longer : shorter)(t, tile, panel);
+    }
+  }
+}
+
+// Copies a row to fp32, in the order of the weight's columns, zeros after it.
+template <class T>
+inline void gather_row(const T* x, const std::int32_t* order, const QuantizedLayout& l, float* out) {
+  const int size = l.in_features;
+  if (order) {
+    for (int k = 0; k < size; ++k) out[k] = to_scalar(x[order[k]]);
+  } else {
+    for (int k = 0; k < size; k += kLanes) store(out + k, load_part(x, k, size));
+  }
+  for (int k = size; k < l.padded_columns(); ++k) out[k] = 0.0f;
+}
+
+inline void gather_any(const PackRows& p, int row, float* out) {
+  if (p.type == DType::float32) {
+    gather_row(reinterpret_cast<const float*>(p.x) + row * p.stride, p.order, p.layout, out);
+  } else {
+    gather_row(reinterpret_cast<const Bf16*>(p.x) + row * p.stride, p.order, p.layout, out);
+  }
+}
+
+// Rounds a row to int8, q = round(x * 127 / max |x|); returns the scale, which is NaN (and q zero) if a
+// value is not finite. `values` has room for whole vectors.
+inline float quantize_row(float* values, int size, std::int8_t* q) {
+  Vec most = zero(), poison = zero();
+  for (int k = 0; k < size; k += kLanes) {
+    const Vec x = load_part(values, k, size);
+    most = max(most, abs(x));
+    poison = add(poison, mul(x, zero()));  // 0 unless x is infinite or NaN
+  }
+  const float largest_value = largest(most);
+  const bool finite = sum(poison) == 0.0f;
+  const float inverse = finite && largest_value > 0 ? 127.0f / largest_value : 0.0f;
+  const Vec factor = set1(inverse), low = set1(-127.0f), high = set1(127.0f);
+  for (int k = 0; k < size; k += kLanes) {
+    const Vec x = finite ? load_part(values, k, size) : zero();
+    // The largest value of all may come out a rounding above 127.
+    store_bytes(q + k, max(low, min(high, round_to_integer(mul(x, factor)))));
+  }
+  return finite ? largest_value / 127.0f : __builtin_nanf("");
+}
+
+// Packs rows of one tile for int8 products.
+inline void pack_int8_rows(const PackRows& p) {
+  const QuantizedLayout& l = p.layout;
+  const int columns = l.padded_columns(), words = columns / 4;
+  float* values = static_cast<float*>(p.scratch);
+  std::int8_t* q = reinterpret_cast<std::int8_t*>(values + columns + kLanes);
+  std::int32_t* out = reinterpret_cast<std::int32_t*>(p.out);
+  for (int r = 0; r < p.rows; ++r) {
+    gather_any(p, r, values);
+    p.scales[r] = quantize_row(values, columns, q);
+    for (int k = 0; k < words; ++k) __builtin_memcpy(out + k * p.rows + r, q + k * 4, 4);
+    for (int group = 0, k = 0; k < l.in_features; ++group) {
+      const int end = k + l.group_size < columns ? k + l.group_size : columns;
+      std::int32_t total = 0;
+      for (; k < end; ++k) total += q[k];
+      p.sums[group * p.rows + r] = total;
+    }
+  }
+}
+
+// Packs rows of one tile for fp32 products.
+inline void pack_float_rows(const PackRows& p) {
+  const int columns = p.layout.padded_columns();
+  float* values = static_cast<float*>(p.scratch);
+  float* out = reinterpret_cast<float*>(p.out);
+  for (int r = 0; r < p.rows; ++r) {
+    gather_any(p, r, values);
+    for (int k = 0; k < columns; ++k) out[k * p.rows + r] = values[k];
+  }
+}
+
+inline void pack_quantized_rows(const PackRows& p) { p.sums ? pack_int8_rows(p) : pack_float_rows(p); }
+
+}  // namespace quire::QUIRE_TARGET
