@@ -149,7 +149,7 @@ def _model(config: EngineConfig) -> Section:
         }
         to_come = 0
         if config.load_format == "auto":
-            to_come = section["weights_bytes"] = weight_bytes(choice)
+            to_come = section["weights_bytes"] = weight_bytes(config, choice)
         check_weights_fit(config, choice)
         section["kv_cache"] = plan_memory(config, choice, to_come=to_come).describe()
     except (QuireError, ValueError) as error:

@@ -125,6 +125,10 @@ ENGINE = Group(
         "device": "'auto' takes a GPU if there is one.",
         "dtype": "'auto' takes the checkpoint's, except float16 on CPUs, which becomes float32.",
         "load_format": "'dummy' fills the model with seeded random weights, to measure with.",
+        "quantization": "Round the matrices of a float checkpoint to integers while they are loaded.",
+        "quantization_group_size": "Columns that share a scale: 32 (as int4 has it by default), 64 or 128.",
+        "activations": "How integer matrices take their inputs: rounded to 'int8', or exact, as 'float'.",
+        "lm_head": "The output projection's format; 'auto' is int8 where --quantization is given.",
         "max_model_len": "Context length; by default the model's own.",
         "block_size": "Tokens per KV-cache block.",
         "num_blocks": "Blocks in the KV cache; by default as many as the memory gives.",
@@ -140,6 +144,7 @@ ENGINE = Group(
         "enforce_eager": "--enforce-eager",
         "enable_prefix_caching": "--prefix-caching/--no-prefix-caching",
         "num_threads": "--threads",
+        "quantization_group_size": "--group-size",
     },
 )
 

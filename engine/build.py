@@ -14,11 +14,12 @@ from torch import Tensor
 
 from ..errors import ModelTooLarge
 from ..kernels import ops
+from ..models import footprint
 from ..models.causal_lm import CausalLM
 from ..models.config import ModelConfig
 from ..models.hub import resolve_model
 from ..models.loader import load_model
-from ..models.safetensors_reader import weight_files
+from ..models.quant.options import check_options
 from .block_manager import BlockManager
 from .config import EngineConfig
 from .engine import Engine
@@ -61,6 +62,7 @@ def choose(config: EngineConfig) -> ModelChoice:
     """
     folder = resolve_model(config.model, config.revision)
     model_config = ModelConfig.from_folder(folder)
+    check_options(model_config, config.weight_options)
     device = _device(config.device)
     limit = model_config.context_length
     max_model_len = config.max_model_len or limit
@@ -145,6 +147,7 @@ def _load(config: EngineConfig, choice: ModelChoice, progress: bool) -> CausalLM
         choice.config,
         device=choice.device,
         dtype=choice.dtype,
+        options=config.weight_options,
         max_model_len=choice.max_model_len,
         load_format=config.load_format,
         seed=config.seed or 0,
@@ -218,17 +221,16 @@ def allocate_kv_caches(choice: ModelChoice, plan: MemoryPlan) -> list[Tensor]:
     ]
 
 
-def weight_bytes(choice: ModelChoice) -> int:
-    """What the checkpoint's weights take in the dtype that they will have here."""
-    stored = getattr(torch, choice.config.dtype).itemsize
-    return sum(file.stat().st_size for file in weight_files(choice.folder)) * choice.dtype.itemsize // stored
+def weight_bytes(config: EngineConfig, choice: ModelChoice) -> int:
+    """What the model's weights take in the form in which they will run."""
+    return footprint.weight_bytes(choice.config, choice.dtype, config.weight_options)
 
 
 def check_weights_fit(config: EngineConfig, choice: ModelChoice) -> None:
     """Raises `ModelTooLarge` before loading a checkpoint that is larger than the memory."""
     if config.load_format == "dummy":
         return
-    needed = weight_bytes(choice)
+    needed = weight_bytes(config, choice)
     free = available_ram() if choice.device.type == "cpu" else torch.cuda.mem_get_info(choice.device)[0]
     if needed > free:
         raise ModelTooLarge(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from ..models.quant.options import HeadFormat, IntFormat, WeightOptions
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineConfig:
@@ -19,6 +21,13 @@ class EngineConfig:
         device: "auto" takes a GPU if there is one.
         dtype: "auto" takes the checkpoint's, except float16 on CPUs, which becomes float32.
         load_format: "dummy" fills the model with seeded random weights (for measuring).
+        quantization: Rounds the matrices of a float checkpoint to int8 or int4 while they are loaded.
+        quantization_group_size: Columns that share a scale: 32, 64 or 128. By default 32 for int4, and
+            whole rows for int8.
+        activations: How integer matrices, those of AWQ and GPTQ checkpoints too, take their inputs:
+            rounded to int8 row by row, which is fast, or as they are.
+        lm_head: The output projection's format. "auto" is int8 where `quantization` is set, else what
+            the checkpoint has.
         max_model_len: Context length; by default the model's own, or what the memory holds.
         block_size: Tokens per KV-cache block.
         num_blocks: Blocks in the pool; by default sized from the memory that is available.
@@ -39,6 +48,10 @@ class EngineConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     load_format: Literal["auto", "dummy"] = "auto"
+    quantization: IntFormat | None = None
+    quantization_group_size: int | None = None
+    activations: Literal["int8", "float"] = "int8"
+    lm_head: HeadFormat = "auto"
     max_model_len: int | None = None
     block_size: int = 16
     num_blocks: int | None = None
@@ -70,11 +83,26 @@ class EngineConfig:
             ("device", ("auto", "cpu", "cuda")),
             ("dtype", ("auto", "float32", "bfloat16", "float16")),
             ("load_format", ("auto", "dummy")),
+            ("quantization", (None, "int8", "int4")),
+            ("activations", ("int8", "float")),
+            ("lm_head", ("auto", "float", "int8", "int4")),
         ):
             if getattr(self, name) not in choices:
-                raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
+                shown = ", ".join(map(str, choices))
+                raise ValueError(f"{name} must be one of {shown}, got {getattr(self, name)!r}")
+        _ = self.weight_options
 
     @property
     def model_name(self) -> str:
         """The name that clients use."""
         return self.served_model_name or self.model
+
+    @property
+    def weight_options(self) -> WeightOptions:
+        """The settings that are about the format of matrices."""
+        return WeightOptions(
+            quantization=self.quantization,
+            group_size=self.quantization_group_size,
+            activations=self.activations,
+            lm_head=self.lm_head,
+        )

@@ -73,6 +73,11 @@ class Op(Generic[P, R]):
             chosen = self._chosen[key] = self._choose(first.device.type, args, kwargs)
         return chosen(*args, **kwargs)
 
+    def implementation(self, *args: P.args, **kwargs: P.kwargs) -> Callable[P, R]:
+        """The function that a call with arguments like these runs; only their kind is looked at."""
+        first: Any = args[0]
+        return self._choose(first.device.type, args, kwargs)
+
     def _choose(self, device: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[P, R]:
         forced = _forced_column(self.name)
         if forced == "reference":

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..kernels.types import AttentionMetadata
 from .config import ModelConfig
-from .layers import Embedding, Layer, Linear, RMSNorm
+from .layers import Embedding, Layer, Linear, Matrix, RMSNorm
 from .rope import cos_sin_table
 
 
@@ -62,7 +62,9 @@ class Decoder(Layer):
 class CausalLM(Layer):
     """A language model over the paged cache; an architecture is a subclass that names its layer.
 
-    Tensors are made on torch's default device and hold nothing until the loader fills them.
+    Tensors are made on torch's default device and hold nothing until the loader fills them; see
+    `layers` about matrices. Where `config` ties the embeddings, the loader gives `lm_head` the matrix of
+    `embed_tokens`.
 
     Args:
         config: The model's shape.
@@ -78,8 +80,6 @@ class CausalLM(Layer):
         self.max_model_len = max_model_len
         self.model = Decoder(config, dtype, self.layer_type)
         self.lm_head = Linear(config.hidden_size, config.vocab_size, dtype)
-        if config.tie_word_embeddings:
-            self.lm_head.weight = self.model.embed_tokens.weight
         self.cos_sin = cos_sin_table(config.rope, config.head_size, max_model_len)
 
     def forward(self, input_ids: Tensor, kv_caches: list[Tensor], meta: AttentionMetadata) -> Tensor:
@@ -99,7 +99,10 @@ class CausalLM(Layer):
         """Projects rows `[R, hidden]` of `forward`'s result to fp32 logits `[R, vocab]`."""
         return self.lm_head(hidden, torch.float32)
 
-    def tensors(self, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-        yield from self.model.tensors(f"{prefix}model.")
+    def vectors(self, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+        yield from self.model.vectors(f"{prefix}model.")
+
+    def matrices(self, prefix: str = "") -> Iterator[Matrix]:
+        yield from self.model.matrices(f"{prefix}model.")
         if not self.config.tie_word_embeddings:
-            yield from self.lm_head.tensors(f"{prefix}lm_head.")
+            yield from self.lm_head.matrices(f"{prefix}lm_head.")

@@ -14,6 +14,7 @@ from typing import Any, Literal, cast, get_args
 
 from ..errors import ModelError, UntrustedModel
 from .config_reader import Fields, read_json
+from .quant.config import EMBEDDING, QuantizationConfig, QuantScheme, read_quantization
 from .registry import known_architectures
 
 RopeKind = Literal["default", "linear", "dynamic", "llama3", "yarn"]
@@ -107,6 +108,7 @@ class ModelConfig:
         eos_token_ids: Tokens that end a text, those of generation_config.json first.
         bos_token_id: Token that begins a text, or None.
         generation: Recommended sampling parameters.
+        quantization: Which matrices are stored as integers, and how; None if none are.
     """
 
     architecture: str
@@ -130,6 +132,7 @@ class ModelConfig:
     eos_token_ids: tuple[int, ...] = ()
     bos_token_id: int | None = None
     generation: GenerationDefaults = field(default_factory=GenerationDefaults)
+    quantization: QuantizationConfig | None = None
 
     @classmethod
     def from_folder(cls, path: str | Path) -> ModelConfig:
@@ -144,6 +147,16 @@ class ModelConfig:
         generation_path = folder / "generation_config.json"
         generation_values = read_json(generation_path) if generation_path.exists() else {}
         return _parse(config, Fields(generation_values, "generation_config.json"))
+
+    def scheme_of(self, module: str) -> QuantScheme | None:
+        """How the checkpoint stores a matrix as integers; None if it is a float matrix, as embeddings are.
+
+        Args:
+            module: The matrix' name, without `.weight`.
+        """
+        if self.quantization is None or module == EMBEDDING:
+            return None
+        return self.quantization.scheme(module)
 
     @property
     def context_length(self) -> int:
@@ -162,7 +175,6 @@ class ModelConfig:
 
 def _parse(config: Fields, generation: Fields) -> ModelConfig:
     architecture = _architecture(config)
-    _refuse_quantized(config)
     config = Fields(_with_defaults(config.values, _DEFAULTS[architecture]), config.source)
     num_heads = config.integer("num_attention_heads", high=4096)
     num_kv_heads = config.integer("num_key_value_heads", num_heads, high=4096)
@@ -199,6 +211,7 @@ def _parse(config: Fields, generation: Fields) -> ModelConfig:
         eos_token_ids=tuple(dict.fromkeys(token for token in eos if 0 <= token < vocab_size)),
         bos_token_id=bos[0] if bos and 0 <= bos[0] < vocab_size else None,
         generation=_generation_defaults(generation),
+        quantization=read_quantization(config),
     )
 
 
@@ -222,17 +235,6 @@ def _architecture(config: Fields) -> str:
             f"never runs; {known}."
         )
     raise ModelError(f"The architecture {names[0]!r} is not supported; {known}.")
-
-
-def _refuse_quantized(config: Fields) -> None:
-    for name in ("quantization_config", "compression_config"):
-        quantization = config.object(name)
-        if quantization is not None:
-            method = quantization.string("quant_method", "unknown")
-            raise ModelError(
-                f"The checkpoint is quantised (quant_method {method!r}), which is not supported yet; "
-                "use the model's float16, bfloat16 or float32 version."
-            )
 
 
 def _head_size(config: Fields, num_heads: int) -> int:

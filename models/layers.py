@@ -3,15 +3,19 @@
 Layers are plain objects rather than `nn.Module`s: a step of a small model is a few hundred ops of
 some microseconds each, and calling a plain method costs a tenth of a module's `__call__`.
 
-A layer's attributes carry the names of the checkpoint: `Layer.tensors` walks them and yields each
-tensor under its name, so a composition file that spells a model's structure has spelled its
-loading, too. Matrices that always run together (q, k and v; gate and up) are one `LinearWeight`;
-their checkpoint tensors are row ranges of it.
+A layer's attributes carry the names of the checkpoint: `Layer.vectors` and `Layer.matrices` walk them
+and yield what the loader fills under its name, so a composition file that spells a model's structure
+has spelled its loading, too. Matrices that always run together (q, k and v; gate and up) are one
+`LinearWeight`; the checkpoint's matrices are row ranges of it.
+
+Norms and biases are made with the layers and filled in place. A matrix is only a shape (on torch's meta
+device, where it takes no memory) until the loader replaces it by the form in which it will run.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -22,16 +26,36 @@ from ..kernels.types import AttentionMetadata, LinearWeight
 from .config import ModelConfig
 
 
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """A matrix of the model, and the modules of the checkpoint that it is made of.
+
+    Attributes:
+        owner: The layer whose `weight` the loader sets.
+        parts: The checkpoint's name of each module, without `.weight`, and its rows, from the top down.
+        is_embedding: Whether token ids select its rows, which stay as they are stored.
+    """
+
+    owner: Linear | Embedding
+    parts: dict[str, int]
+    is_embedding: bool = False
+
+
 class Layer:
     """Something with tensors that a checkpoint fills."""
 
-    def tensors(self, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-        """Yields each checkpoint name and the tensor, or part of one, that takes its values."""
+    def vectors(self, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+        """Yields each norm's and bias' checkpoint name and the tensor, or part of one, that takes it."""
         for name, layer in self.children():
-            yield from layer.tensors(f"{prefix}{name}.")
+            yield from layer.vectors(f"{prefix}{name}.")
         for name, value in vars(self).items():
             if isinstance(value, Tensor):
                 yield prefix + name, value
+
+    def matrices(self, prefix: str = "") -> Iterator[Matrix]:
+        """Yields every matrix of this layer and of the layers below it."""
+        for name, layer in self.children():
+            yield from layer.matrices(f"{prefix}{name}.")
 
     def children(self) -> Iterator[tuple[str, Layer]]:
         """Yields the layers held as attributes, or in lists as attributes, and their names."""
@@ -42,12 +66,6 @@ class Layer:
                 for index, item in enumerate(cast("list[Any]", value)):
                     if isinstance(item, Layer):
                         yield f"{name}.{index}", item
-
-    def descendants(self) -> Iterator[Layer]:
-        """Yields this layer and all layers below it."""
-        yield self
-        for _, layer in self.children():
-            yield from layer.descendants()
 
 
 class Linear(Layer):
@@ -61,27 +79,18 @@ class Linear(Layer):
     """
 
     def __init__(self, in_features: int, out_features: int, dtype: torch.dtype, bias: bool = False) -> None:
-        self.weight = LinearWeight.from_dense(torch.empty(out_features, in_features, dtype=dtype))
+        self.weight = _shape_only(out_features, in_features, dtype)
         self.bias = torch.empty(out_features, dtype=dtype) if bias else None
 
     def __call__(self, x: Tensor, out_dtype: torch.dtype | None = None) -> Tensor:
         return ops.linear(x, self.weight, self.bias, out_dtype)
 
-    def finalize(self) -> None:
-        """Lets the kernel that will run repack the weight, now that it is filled, and frees the original.
-
-        Kernels repack on first use; a row of zeros is that use.
-        """
-        data = self.weight.data
-        if self.weight.packed is None:
-            self(data.new_zeros(1, self.weight.in_features))
-        if self.weight.packed is not None:
-            self.weight.data = data.new_empty(0)
-
-    def tensors(self, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-        yield prefix + "weight", self.weight.data
+    def vectors(self, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
         if self.bias is not None:
             yield prefix + "bias", self.bias
+
+    def matrices(self, prefix: str = "") -> Iterator[Matrix]:
+        yield Matrix(self, {prefix.removesuffix("."): self.weight.out_features})
 
 
 class MergedLinear(Linear):
@@ -100,32 +109,40 @@ class MergedLinear(Linear):
         super().__init__(in_features, sum(parts.values()), dtype, bias)
         self.parts = parts
 
-    def tensors(self, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-        parent = prefix[: prefix.rstrip(".").rfind(".") + 1]
-        start = 0
-        for name, rows in self.parts.items():
-            yield f"{parent}{name}.weight", self.weight.data[start : start + rows]
-            if self.bias is not None:
-                yield f"{parent}{name}.bias", self.bias[start : start + rows]
-            start += rows
+    def vectors(self, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+        if self.bias is not None:
+            for name, part in zip(self.parts, self.bias.split(list(self.parts.values())), strict=True):
+                yield f"{_parent(prefix)}{name}.bias", part
+
+    def matrices(self, prefix: str = "") -> Iterator[Matrix]:
+        yield Matrix(self, {_parent(prefix) + name: rows for name, rows in self.parts.items()})
+
+
+def _parent(prefix: str) -> str:
+    """The prefix of a layer's siblings: `a.b.` for `a.b.c.`."""
+    return prefix[: prefix.rstrip(".").rfind(".") + 1]
+
+
+def _shape_only(rows: int, columns: int, dtype: torch.dtype) -> LinearWeight:
+    return LinearWeight.from_dense(torch.empty(rows, columns, dtype=dtype, device="meta"))
 
 
 class Embedding(Layer):
     """Token ids to rows of a matrix `[vocab, hidden]`.
 
-    The matrix is a `LinearWeight`, so that an output projection can be tied to it and a kernel may
-    repack it for both.
+    The matrix is a `LinearWeight`, so that an output projection can be tied to it: then both read the
+    one form that it has, whatever that is.
     """
 
     def __init__(self, vocab_size: int, hidden_size: int, dtype: torch.dtype) -> None:
-        self.weight = LinearWeight.from_dense(torch.empty(vocab_size, hidden_size, dtype=dtype))
+        self.weight = _shape_only(vocab_size, hidden_size, dtype)
         self.dtype = dtype
 
     def __call__(self, ids: Tensor) -> Tensor:
         return ops.embedding(ids, self.weight, self.dtype)
 
-    def tensors(self, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-        yield prefix + "weight", self.weight.data
+    def matrices(self, prefix: str = "") -> Iterator[Matrix]:
+        yield Matrix(self, {prefix.removesuffix("."): self.weight.out_features}, is_embedding=True)
 
 
 class RMSNorm(Layer):

@@ -1,34 +1,39 @@
-"""Filling a model from safetensors, one tensor at a time, or with random weights for measuring.
+"""Filling a model from safetensors, one matrix at a time, or with random weights for measuring.
 
-All names, shapes and dtypes are compared with the model's before any memory is taken for it. Each
-tensor is then copied from the mapped file straight to its place, converted on the way, so that
-loading needs little more memory than the model.
+All names, shapes and dtypes are compared with the model's before any memory is taken for it. Then each
+matrix is read from the mapped file, brought into the form in which it will run (rounded to integers if
+that is asked for, and repacked by the kernel that will read it), and only then the next one is read, so
+that loading needs little more memory than the model.
 """
 
 from __future__ import annotations
 
 import logging
-import zlib
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, NoReturn
+from typing import Literal
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..errors import ModelError
+from ..kernels import cpu, ops
+from ..kernels.types import LinearWeight
 from .causal_lm import CausalLM
 from .config import ModelConfig
-from .layers import Linear
+from .footprint import is_head, rounding_of
+from .layers import Matrix
+from .matching import heads_differ, match
+from .quant.canonical import Rows, can_stack, dense_rows, quantize, rows_per_chunk, stack
+from .quant.options import WeightOptions, check_options
 from .registry import model_class
-from .safetensors_reader import FLOAT_DTYPES, StoredTensor, read_tensors, stored_tensors
+from .safetensors_reader import stored_tensors
+from .sources import Noise, StoredWeights, WeightSource
 
 logger = logging.getLogger(__name__)
 
-EMBEDDING = "model.embed_tokens.weight"
-LM_HEAD = "lm_head.weight"
-MAX_NAMES_SHOWN = 5
+DEFAULT_OPTIONS = WeightOptions()
 
 
 def load_model(
@@ -37,6 +42,7 @@ def load_model(
     *,
     device: torch.device | str,
     dtype: torch.dtype,
+    options: WeightOptions = DEFAULT_OPTIONS,
     load_format: Literal["auto", "dummy"] = "auto",
     seed: int = 0,
     progress: bool = False,
@@ -48,7 +54,8 @@ def load_model(
         folder: A checkpoint in Hugging Face format; not looked at for "dummy".
         config: The checkpoint's configuration.
         device: Where the model shall live.
-        dtype: What its weights and activations shall be, whatever the checkpoint's are.
+        dtype: What its float weights and activations shall be, whatever the checkpoint's are.
+        options: The format of its matrices.
         load_format: "auto" reads safetensors, "dummy" fills in random numbers.
         seed: Of the random numbers.
         progress: Whether to draw a bar.
@@ -57,138 +64,131 @@ def load_model(
 
     Raises:
         UntrustedModel: The weights are pickles.
-        ModelError: A file is malformed, or a tensor is missing, unexpected or misshapen.
+        ModelError: A file is malformed, or a tensor is missing, unexpected or misshapen, or an option
+            does not suit the checkpoint.
     """
-    architecture = model_class(config.architecture)
     max_len = max_model_len or config.context_length
-    sources: dict[str, StoredTensor] = {}
-    if load_format == "auto":
+    if load_format == "dummy":
+        check_options(config, options)
+        source: WeightSource = Noise(config, seed, torch.device(device))
+    else:
         stored = stored_tensors(folder)
-        if config.tie_word_embeddings and _heads_differ(stored):
+        if config.tie_word_embeddings and heads_differ(stored):
             logger.warning("config.json ties lm_head to the embeddings, but they differ: not tied")
             config = replace(config, tie_word_embeddings=False)
-        skeleton = _build(architecture, config, "meta", dtype, 1)
-        shapes = {name: tuple(tensor.shape) for name, tensor in skeleton.tensors()}
-        sources = match_tensors(stored, shapes, config.tie_word_embeddings)
-    model = _build(architecture, config, device, dtype, max_len)
-    _fill(model, sources, seed, progress)
-    finalize_weights(model)
+        check_options(config, options)
+        source = StoredWeights(match(_build(config, "meta", dtype, 1), stored, config))
+    model = _build(config, device, dtype, max_len)
+    _Filler(model, source, torch.device(device), options).fill(progress)
     return model
 
 
-def _heads_differ(stored: dict[str, StoredTensor]) -> bool:
-    """Whether input and output embeddings are both stored and are not the same matrix."""
-    both = [stored[name] for name in (EMBEDDING, LM_HEAD) if name in stored]
-    if len(both) < 2 or both[0].shape != both[1].shape:
-        return False
-    first, second = (values for _, values in read_tensors(both))
-    return not torch.equal(first, second)
-
-
-def _build(
-    architecture: type[CausalLM],
-    config: ModelConfig,
-    device: torch.device | str,
-    dtype: torch.dtype,
-    max_len: int,
-) -> CausalLM:
+def _build(config: ModelConfig, device: torch.device | str, dtype: torch.dtype, max_len: int) -> CausalLM:
     with torch.device(device):
-        return architecture(config, dtype, max_len)
+        return model_class(config.architecture)(config, dtype, max_len)
 
 
-def match_tensors(
-    stored: dict[str, StoredTensor], shapes: dict[str, tuple[int, ...]], tied: bool
-) -> dict[str, StoredTensor]:
-    """Finds for each tensor of the model the stored one that fills it.
+class _Filler:
+    """Fills one model from one source."""
 
-    Checkpoints saved without their head lack the prefix `model.`. Where input and output
-    embeddings are tied, either or both may be stored; the input's counts.
+    def __init__(
+        self, model: CausalLM, source: WeightSource, device: torch.device, options: WeightOptions
+    ) -> None:
+        self.model = model
+        self.config = model.config
+        self.dtype = model.dtype
+        self.source = source
+        self.device = device
+        self.options = options
 
-    Args:
-        stored: The checkpoint's tensors.
-        shapes: The model's tensors.
-        tied: Whether the output projection is the embedding.
-
-    Raises:
-        ModelError: Naming tensors that are missing or unexpected, or one of a wrong shape or dtype.
-    """
-    sources: dict[str, StoredTensor] = {}
-    unexpected: list[str] = []
-    for name, tensor in stored.items():
-        if name in shapes:
-            sources[name] = tensor
-        elif f"model.{name}" in shapes:
-            sources.setdefault(f"model.{name}", tensor)
-        # Old checkpoints store the rotary frequencies, which follow from the configuration.
-        elif not (tied and name == LM_HEAD) and not name.endswith("rotary_emb.inv_freq"):
-            unexpected.append(name)
-    if tied and EMBEDDING not in sources and LM_HEAD in stored:
-        sources[EMBEDDING] = stored[LM_HEAD]
-    missing = [name for name in shapes if name not in sources]
-    if missing:
-        raise ModelError(f"The checkpoint lacks {_some(missing)}.")
-    if unexpected:
-        raise ModelError(
-            f"The checkpoint holds tensors that this architecture does not have: {_some(unexpected)}."
+    @torch.no_grad()
+    def fill(self, progress: bool) -> None:
+        # The largest matrices come first: what bringing them into their form takes is free again for
+        # the others.
+        matrices = sorted(
+            self.model.matrices(), key=lambda m: not (m.is_embedding or is_head(m, self.config))
         )
-    for name, shape in shapes.items():
-        source = sources[name]
-        if source.shape != shape:
-            raise ModelError(
-                f"{source.name} in {source.file} has the shape {list(source.shape)}; "
-                f"config.json asks for {list(shape)}."
-            )
-        if source.dtype not in FLOAT_DTYPES:
-            raise ModelError(
-                f"{source.name} in {source.file} is stored as {source.dtype}, which is not supported."
-            )
-    return sources
+        for matrix in tqdm(matrices, desc="Loading weights", unit=" matrices", disable=not progress):
+            matrix.owner.weight = self._weight(matrix)
+        if self.config.tie_word_embeddings:
+            self.model.lm_head.weight = self.model.model.embed_tokens.weight
+        for name, tensor in self.model.vectors():
+            tensor.copy_(self.source.vector(name, tuple(tensor.shape)))
 
-
-def _some(names: list[str]) -> str:
-    shown = ", ".join(name[:100] for name in names[:MAX_NAMES_SHOWN])
-    return shown if len(names) <= MAX_NAMES_SHOWN else f"{shown} and {len(names) - MAX_NAMES_SHOWN} more"
-
-
-def _fill(model: CausalLM, sources: dict[str, StoredTensor], seed: int, progress: bool) -> None:
-    """Fills every tensor from its source, or with noise where there are no sources."""
-    tensors = dict(model.tensors())
-    head = {name: tensors.pop(name) for name in (EMBEDDING, LM_HEAD) if name in tensors}
-    bar = tqdm(total=len(head) + len(tensors), desc="Loading weights", unit=" tensors", disable=not progress)
-    with bar, torch.no_grad():
-        # The largest matrices come first: what repacking them takes is free again for the others.
-        for part in (head, tensors):
-            if sources:
-                _copy({sources[name]: tensor for name, tensor in part.items()}, bar)
-            else:
-                _add_noise(part, seed, bar)
-            if part is head:
-                head.clear()  # so that nothing keeps the original once it is repacked
-                model.lm_head.finalize()
-
-
-def _copy(places: dict[StoredTensor, Tensor], bar: tqdm[NoReturn]) -> None:
-    for source, values in read_tensors(list(places)):
-        places[source].copy_(values)
-        bar.update()
-
-
-def _add_noise(tensors: dict[str, Tensor], seed: int, bar: tqdm[NoReturn]) -> None:
-    """Fills weights with seeded uniform noise of standard deviation 0.02, and norms with ones."""
-    spread = 0.02 * 3**0.5
-    for name, tensor in tensors.items():
-        if name.endswith("norm.weight"):
-            tensor.fill_(1.0)
+    def _weight(self, matrix: Matrix) -> LinearWeight:
+        """A matrix in the form in which it will run."""
+        columns = matrix.owner.weight.in_features
+        rounding = rounding_of(matrix, self.config, self.options)
+        if rounding is not None:
+            parts = [
+                quantize(self._rows(name, rows, columns), rows, columns, rounding)
+                for name, rows in matrix.parts.items()
+            ]
+            weight = stack(parts, tuple(matrix.parts))
         else:
-            # A generator per tensor, seeded by its name, so that the order does not matter.
-            generator = torch.Generator(tensor.device).manual_seed(seed + zlib.crc32(name.encode()))
-            tensor.uniform_(-spread, spread, generator=generator)
-        bar.update()
+            weight = self._as_stored(matrix, columns)
+        weight.int8_activations = weight.scales is not None and self.options.activations == "int8"
+        if not matrix.is_embedding or is_head(matrix, self.config):
+            self._pack(weight)
+        return weight
 
+    def _as_stored(self, matrix: Matrix, columns: int) -> LinearWeight:
+        integers = {name: self.source.integers(name, rows, columns) for name, rows in matrix.parts.items()}
+        stored = [weight for weight in integers.values() if weight is not None]
+        wants_float = is_head(matrix, self.config) and self.options.lm_head == "float"
+        if len(stored) == len(integers) and can_stack(stored) and not wants_float:
+            weight = stack(stored, tuple(matrix.parts))
+            return self._to_device(weight)
+        if stored and not wants_float:
+            logger.warning(
+                "%s run as one matrix, but the checkpoint stores them in different formats: as floats here",
+                ", ".join(matrix.parts),
+            )
+        sources = {
+            name: self._rows(name, rows, columns) if weight is None else dense_rows(weight)
+            for (name, rows), weight in zip(matrix.parts.items(), integers.values(), strict=True)
+        }
+        return self._dense(matrix, sources, columns)
 
-def finalize_weights(model: CausalLM) -> None:
-    """Does what is done once all weights are in place: kernels repack them for their own needs."""
-    with torch.no_grad():
-        for layer in model.descendants():
-            if isinstance(layer, Linear):
-                layer.finalize()
+    def _dense(self, matrix: Matrix, sources: Mapping[str, Rows], columns: int) -> LinearWeight:
+        """A float matrix from its parts, converted to the model's dtype."""
+        num_rows = matrix.owner.weight.out_features
+        if len(sources) == 1 and self._packs(matrix.owner.weight):
+            (rows,) = sources.values()
+            view = rows(0, num_rows)
+            if view.dtype == self.dtype:
+                return LinearWeight.from_dense(view)  # packed from the mapped file, without another copy
+        data = torch.empty(num_rows, columns, dtype=self.dtype, device=self.device)
+        targets = data.split(list(matrix.parts.values()))
+        for target, rows in zip(targets, sources.values(), strict=True):
+            step = rows_per_chunk(columns)
+            for start in range(0, len(target), step):
+                chunk = target[start : start + step]
+                chunk.copy_(rows(start, start + len(chunk)))
+        return LinearWeight.from_dense(data)
+
+    def _rows(self, name: str, num_rows: int, columns: int) -> Rows:
+        rows = self.source.rows(name, num_rows, columns)
+        return lambda start, stop: rows(start, stop).to(self.device)
+
+    def _to_device(self, weight: LinearWeight) -> LinearWeight:
+        def moved(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor.to(self.device)
+
+        return replace(
+            weight,
+            data=weight.data.to(self.device),
+            scales=moved(weight.scales),
+            zeros=moved(weight.zeros),
+            order=moved(weight.order),
+        )
+
+    def _packs(self, weight: LinearWeight) -> bool:
+        """Whether the kernel that will multiply by a matrix of this format repacks it."""
+        x = torch.empty(1, weight.in_features, dtype=self.dtype, device=self.device)
+        return self.device.type == "cpu" and ops.linear.implementation(x, weight) is not ops.linear.reference
+
+    def _pack(self, weight: LinearWeight) -> None:
+        """Lets the kernel that will run repack a matrix, and frees the original."""
+        if self._packs(weight):
+            cpu.prepare(weight, release=True)

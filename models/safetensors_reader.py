@@ -7,6 +7,7 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -116,23 +117,35 @@ def file_errors(file: Path) -> Generator[None]:
         raise ModelError(f"{file} is no valid safetensors file: {error}") from error
 
 
-def read_tensors(tensors: list[StoredTensor]) -> Iterator[tuple[StoredTensor, Tensor]]:
-    """Yields each tensor's values, as a view of the mapped file that must not be kept.
+class TensorReader:
+    """Reads stored tensors as views of their mapped files.
 
-    Raises `ModelError` naming the file if it changed or cannot be read.
+    Pages of a mapped file that were read count as this process's memory, so a file is mapped anew
+    after every `REMAP_BYTES`; a view that is still held keeps its mapping.
     """
-    by_file: dict[Path, list[StoredTensor]] = {}
-    for tensor in tensors:
-        by_file.setdefault(tensor.file, []).append(tensor)
-    for file, group in by_file.items():
-        with file_errors(file):
-            handle = safe_open(file, framework="pt")
-            mapped = 0
-            for tensor in group:
-                values: Tensor = handle.get_tensor(tensor.name)
-                mapped += values.nbytes
-                yield tensor, values
-                if mapped > REMAP_BYTES:
-                    del values
-                    handle = safe_open(file, framework="pt")
-                    mapped = 0
+
+    def __init__(self) -> None:
+        self._file: Path | None = None
+        self._handle: Any = None
+        self._num_bytes = 0
+
+    def read(self, tensor: StoredTensor) -> Tensor:
+        """A whole tensor. Raises `ModelError` naming the file if it changed or cannot be read."""
+        with file_errors(tensor.file):
+            values: Tensor = self._open(tensor.file).get_tensor(tensor.name)
+            self._num_bytes += values.nbytes
+            return values
+
+    def rows(self, tensor: StoredTensor, start: int, stop: int) -> Tensor:
+        """Rows `start..stop - 1` of a tensor. Raises as `read` does."""
+        with file_errors(tensor.file):
+            values: Tensor = self._open(tensor.file).get_slice(tensor.name)[start:stop]
+            self._num_bytes += values.nbytes
+            return values
+
+    def _open(self, file: Path) -> Any:
+        if file != self._file or self._num_bytes > REMAP_BYTES:
+            self._handle = None  # before the next one is mapped
+            self._handle = safe_open(file, framework="pt")
+            self._file, self._num_bytes = file, 0
+        return self._handle

@@ -128,7 +128,7 @@ def test_sliding_windows(
         ({"partial_rotary_factor": 0.5}, ["partial_rotary_factor", "0.5"]),
         (QWEN2 | {"layer_types": ["full_attention"]}, ["layer_types", "3 times"]),
         (QWEN2 | {"layer_types": ["sliding_attention"] * 3}, ["sliding_window"]),
-        ({"quantization_config": {"quant_method": "awq", "bits": 4}}, ["awq", "not supported yet"]),
+        ({"quantization_config": {"quant_method": "aqlm"}}, ["quant_method", "aqlm", "awq"]),
         ({"architectures": ["GPT2LMHeadModel"]}, ["GPT2LMHeadModel", "LlamaForCausalLM", "Qwen3ForCausalLM"]),
         ({"architectures": None}, ["no architecture", "LlamaForCausalLM"]),
         ({"architectures": "LlamaForCausalLM"}, ["architectures", "list"]),

@@ -1,0 +1,59 @@
+"""How much memory a model's weights take in the form in which they run, from its configuration alone."""
+
+from __future__ import annotations
+
+import torch
+
+from .config import ModelConfig
+from .layers import Matrix
+from .quant.config import LM_HEAD
+from .quant.options import Rounding, WeightOptions
+from .registry import model_class
+
+SCALE_BYTES = 2
+
+
+def weight_bytes(config: ModelConfig, dtype: torch.dtype, options: WeightOptions) -> int:
+    """Bytes of all weights, within a few percent: kernels pad matrices, and may add sums of rows.
+
+    Args:
+        config: The checkpoint's configuration.
+        dtype: Of the model.
+        options: The format of its matrices.
+    """
+    with torch.device("meta"):
+        skeleton = model_class(config.architecture)(config, dtype, 1)
+    total = sum(tensor.numel() * dtype.itemsize for _, tensor in skeleton.vectors())
+    for matrix in skeleton.matrices():
+        total += _matrix_bytes(matrix, config, dtype, options)
+    return total
+
+
+def rounding_of(matrix: Matrix, config: ModelConfig, options: WeightOptions) -> Rounding | None:
+    """The integer format that a float matrix of a model shall be rounded to; None leaves it as it is."""
+    if is_head(matrix, config):
+        return options.head
+    return None if matrix.is_embedding else options.layers
+
+
+def is_head(matrix: Matrix, config: ModelConfig) -> bool:
+    """Whether a matrix is the output projection, or the embedding that it is tied to."""
+    return LM_HEAD in matrix.parts or (matrix.is_embedding and config.tie_word_embeddings)
+
+
+def _matrix_bytes(matrix: Matrix, config: ModelConfig, dtype: torch.dtype, options: WeightOptions) -> int:
+    columns = matrix.owner.weight.in_features
+    rounding = rounding_of(matrix, config, options)
+    total = 0
+    for name, rows in matrix.parts.items():
+        scheme = None if is_head(matrix, config) and options.lm_head == "float" else config.scheme_of(name)
+        if rounding is not None:
+            bits, group_size = (4 if rounding.format == "int4" else 8), rounding.group_size
+        elif scheme is not None:
+            bits, group_size = scheme.bits, scheme.group_size
+        else:
+            total += rows * columns * dtype.itemsize
+            continue
+        groups = -(-columns // group_size) if group_size else 1
+        total += rows * (-(-columns * bits // 8) + groups * SCALE_BYTES)
+    return total
