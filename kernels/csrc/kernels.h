@@ -183,6 +183,11 @@ struct AttentionItem {
   int first_partial;             // the chunk that `partials` starts with
 };
 
+struct Largest {
+  float value;
+  std::int64_t index;
+};
+
 struct KernelTable {
   int float_rows, pair_rows;  // the most rows in a tile
   bool pair_dot;              // whether bf16 times bf16 uses DotKind::pair_dot
@@ -204,6 +209,8 @@ struct KernelTable {
   std::size_t (*attention_scratch)(const AttentionArgs& args, int rows);
   void (*attention)(const AttentionArgs& args, const AttentionItem& item, void* scratch);
   void (*attention_merge)(const AttentionArgs& args, const AttentionItem& item, void* scratch);
+  // The largest of x[begin..end), and the first index that has it; NaN if any value is.
+  Largest (*largest)(const float* x, std::int64_t begin, std::int64_t end);
   // What the machine can do at best, for benchmarks.
   void (*probe_read)(const char* data, std::int64_t bytes);
   void (*probe_dot)(DotKind kind, std::int64_t operations);
