@@ -181,6 +181,7 @@ struct AttentionItem {
   float* partials;               // null: merge at once and write the output. Else
                                  // [chunk][row][16 + padded head size]: maximum, sum, 14 unused, values
   int first_partial;             // the chunk that `partials` starts with
+  const AttentionItem* next;     // what the same thread does next, whose first keys are fetched, or null
 };
 
 struct Largest {
