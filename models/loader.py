@@ -128,8 +128,8 @@ class _Filler:
         else:
             weight = self._as_stored(matrix, columns)
         weight.int8_activations = weight.scales is not None and self.options.activations == "int8"
-        if not matrix.is_embedding or is_head(matrix, self.config):
-            self._pack(weight)
+        if self._packs(matrix, weight):
+            cpu.prepare(weight, release=True)
         return weight
 
     def _as_stored(self, matrix: Matrix, columns: int) -> LinearWeight:
@@ -153,7 +153,7 @@ class _Filler:
     def _dense(self, matrix: Matrix, sources: Mapping[str, Rows], columns: int) -> LinearWeight:
         """A float matrix from its parts, converted to the model's dtype."""
         num_rows = matrix.owner.weight.out_features
-        if len(sources) == 1 and self._packs(matrix.owner.weight):
+        if len(sources) == 1 and self._packs(matrix, matrix.owner.weight):
             (rows,) = sources.values()
             view = rows(0, num_rows)
             if view.dtype == self.dtype:
@@ -183,12 +183,12 @@ class _Filler:
             order=moved(weight.order),
         )
 
-    def _packs(self, weight: LinearWeight) -> bool:
-        """Whether the kernel that will multiply by a matrix of this format repacks it."""
-        x = torch.empty(1, weight.in_features, dtype=self.dtype, device=self.device)
-        return self.device.type == "cpu" and ops.linear.implementation(x, weight) is not ops.linear.reference
-
-    def _pack(self, weight: LinearWeight) -> None:
-        """Lets the kernel that will run repack a matrix, and frees the original."""
-        if self._packs(weight):
-            cpu.prepare(weight, release=True)
+    def _packs(self, matrix: Matrix, weight: LinearWeight) -> bool:
+        """Whether the kernel that will read a matrix of this format repacks it."""
+        if self.device.type != "cpu":
+            return False
+        if matrix.is_embedding and not is_head(matrix, self.config):
+            ids = torch.zeros(1, dtype=torch.int64)
+            return ops.embedding.implementation(ids, weight, self.dtype) is not ops.embedding.reference
+        x = torch.empty(1, weight.in_features, dtype=self.dtype)
+        return ops.linear.implementation(x, weight) is not ops.linear.reference
