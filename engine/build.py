@@ -125,6 +125,10 @@ def build_engine(config: EngineConfig, *, progress: bool = False) -> tuple[Engin
         max_num_seqs=config.max_num_seqs,
         max_model_len=choice.max_model_len,
     )
+    if choice.device.type == "cpu" and not config.enforce_eager:
+        reason = runner.record(num_tokens)
+        if reason is not None:
+            logger.info("steps run op by op, not as one recorded call: %s", reason)
     engine = Engine(
         scheduler,
         runner,

@@ -39,6 +39,7 @@ class EngineConfig:
         enable_prefix_caching: Reuse the blocks of equal prompt prefixes.
         num_threads: CPU threads for the model; by default all cores that this process may use.
         seed: Seeds the seeds of requests that bring none.
+        enforce_eager: Call a step's kernels one by one, not as one recorded pass (for comparing).
     """
 
     model: str
@@ -61,6 +62,7 @@ class EngineConfig:
     enable_prefix_caching: bool = True
     num_threads: int | None = None
     seed: int | None = None
+    enforce_eager: bool = False
 
     def __post_init__(self) -> None:
         for name in (

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..kernels import cpu
 from ..kernels.types import AttentionMetadata
 from .request import Request
 from .sampler import NUMERICAL_ERROR, Sampler, gather_logprobs
@@ -82,6 +83,25 @@ class ModelRunner:
         self.block_size = kv_caches[0].shape[3]
         self.block_tables = BlockTables(max_num_seqs, -(-max_model_len // self.block_size))
         self.sampler = Sampler()
+        self.recorded: cpu.RecordedForward | None = None
+
+    @torch.inference_mode()
+    def record(self, num_tokens: int) -> str | None:
+        """Records the forward pass on a CPU, so that a step is one call: see `kernels/cpu/recorder.py`.
+
+        Args:
+            num_tokens: The most tokens of a step.
+
+        Returns:
+            None, or the reason why it cannot be recorded; steps then run op by op.
+        """
+        try:
+            self.recorded = cpu.RecordedForward(
+                self.model.forward, self.kv_caches, self.block_size, num_tokens
+            )
+        except cpu.NotRecordable as reason:
+            return str(reason)
+        return None
 
     @torch.inference_mode()
     def execute(self, scheduled: SchedulerOutput) -> ModelRunnerOutput:
@@ -92,7 +112,10 @@ class ModelRunner:
         if not chunks:
             return output
         input_ids, meta = self._prepare(chunks)
-        hidden = self.model.forward(input_ids, self.kv_caches, meta)
+        if self.recorded is None:
+            hidden = self.model.forward(input_ids, self.kv_caches, meta)
+        else:
+            hidden = self.recorded(input_ids, meta)
         last_rows = np.array([chunk.end - chunk.start for chunk in chunks]).cumsum() - 1
         self._score_prompts(chunks, hidden, output)
         self._sample(chunks, hidden[self._to_device(last_rows)], output)

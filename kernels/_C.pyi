@@ -30,6 +30,21 @@ class Program:
     ) -> None:
         """Replays the ops on a step's inputs. Raises ValueError for more tokens than it was recorded with."""
 
+    def profile(
+        self,
+        input_ids: int,
+        positions: int,
+        slots: int,
+        tokens: int,
+        query_start: int,
+        seq_lens: int,
+        block_tables: int,
+        table_width: int,
+        num_seqs: int,
+        /,
+    ) -> list[tuple[str, float]]:
+        """The same; returns each op's name and seconds."""
+
 def start_recording(capacity: int, /) -> Program:
     """Raises RuntimeError if a program is being recorded already."""
 

@@ -93,7 +93,7 @@ class Recorder:
         memory = free.pop()
         lent = memory.view()  # dies with the last tensor over it
         weakref.finalize(lent, free.append, memory)
-        return torch.from_numpy(lent).view(dtype).view(shape)
+        return torch.frombuffer(lent, dtype=dtype).view(shape)
 
     def __enter__(self) -> Recorder:
         global _active
@@ -165,16 +165,27 @@ class RecordedForward:
         Returns:
             `[T, hidden]`, a view that the next call overwrites.
         """
-        tables = meta.block_tables
-        self._program.run(
-            input_ids.data_ptr(),
-            meta.positions.data_ptr(),
-            meta.slot_mapping.data_ptr(),
-            input_ids.shape[0],
-            meta.query_start.data_ptr(),
-            meta.seq_lens.data_ptr(),
-            tables.data_ptr(),
-            tables.shape[1],
-            meta.seq_lens.shape[0],
-        )
+        self._program.run(*_step_inputs(input_ids, meta))
         return self._hidden[: input_ids.shape[0]]
+
+    def profile(self, input_ids: Tensor, meta: AttentionMetadata) -> list[tuple[str, float]]:
+        """Computes the step and returns each op's name and its seconds, in the order in which they ran."""
+        return self._program.profile(*_step_inputs(input_ids, meta))
+
+
+def _step_inputs(
+    input_ids: Tensor, meta: AttentionMetadata
+) -> tuple[int, int, int, int, int, int, int, int, int]:
+    """What a program takes of a step."""
+    tables = meta.block_tables
+    return (
+        input_ids.data_ptr(),
+        meta.positions.data_ptr(),
+        meta.slot_mapping.data_ptr(),
+        input_ids.shape[0],
+        meta.query_start.data_ptr(),
+        meta.seq_lens.data_ptr(),
+        tables.data_ptr(),
+        tables.shape[1],
+        meta.seq_lens.shape[0],
+    )

@@ -43,7 +43,7 @@ void stop_recording() { recorder.reset(); }
 // Runs `op`, or leaves it to the recorder. `rows` are the rows it has now; in a replay it gets the step's.
 // op(nullptr) runs it as it is, op(&step) with the step's inputs.
 template <class Op>
-void run_or_record(std::int64_t rows, Op op) {
+void run_or_record(const char* name, std::int64_t rows, Op op) {
   if (!recorder) {
     const py::gil_scoped_release released;
     op(static_cast<const quire::StepInputs*>(nullptr));
@@ -53,7 +53,7 @@ void run_or_record(std::int64_t rows, Op op) {
     throw std::runtime_error("an op on " + std::to_string(rows) + " rows is no part of a recorded step of " +
                              std::to_string(recorder->capacity()) + " tokens");
   }
-  recorder->add([op](const quire::StepInputs& step) { op(&step); });
+  recorder->add(name, [op](const quire::StepInputs& step) { op(&step); });
 }
 
 void linear(Address x, int type, std::int64_t x_stride, std::int64_t rows, Address packed, int weight_type,
@@ -62,7 +62,7 @@ void linear(Address x, int type, std::int64_t x_stride, std::int64_t rows, Addre
   const quire::LinearArgs args{at<const char>(x), dtype(type), x_stride, rows, at<const char>(packed),
                                dtype(weight_type), out_features, in_features, at<const void>(bias),
                                dtype(bias_type), at(y), dtype(y_type)};
-  run_or_record(rows, [args](const quire::StepInputs* step) {
+  run_or_record("linear", rows, [args](const quire::StepInputs* step) {
     quire::LinearArgs a = args;
     if (step) a.rows = step->tokens;
     quire::linear(a);
@@ -116,7 +116,7 @@ void quantized_linear(Address x, int type, std::int64_t x_stride, std::int64_t r
                                         dtype(bias_type),
                                         at(y),
                                         dtype(y_type)};
-  run_or_record(rows, [args](const quire::StepInputs* step) {
+  run_or_record("linear", rows, [args](const quire::StepInputs* step) {
     quire::QuantizedLinearArgs a = args;
     if (step) a.rows = step->tokens;
     quire::quantized_linear(a);
@@ -124,7 +124,7 @@ void quantized_linear(Address x, int type, std::int64_t x_stride, std::int64_t r
 }
 
 void rows(const quire::RowsArgs& args, std::int64_t count) {
-  run_or_record(count, [args, count](const quire::StepInputs* step) {
+  run_or_record("embedding", count, [args, count](const quire::StepInputs* step) {
     quire::RowsArgs a = args;
     if (step) a.ids = step->input_ids;
     quire::read_rows(a, step ? step->tokens : count);
@@ -172,7 +172,7 @@ void rms_norm(Address x, std::int64_t x_stride, Address residual, std::int64_t r
                              residual_stride,
                              size,
                              eps};
-  run_or_record(rows, [args, rows](const quire::StepInputs* step) {
+  run_or_record("rms_norm", rows, [args, rows](const quire::StepInputs* step) {
     quire::rms_norm(args, step ? step->tokens : rows);
   });
 }
@@ -180,7 +180,7 @@ void rms_norm(Address x, std::int64_t x_stride, Address residual, std::int64_t r
 void silu_and_mul(Address x, std::int64_t x_stride, Address y, int type, std::int64_t rows,
                   std::int64_t size) {
   const quire::GateArgs args{dtype(type), at<const char>(x), at(y), x_stride, size};
-  run_or_record(rows, [args, rows](const quire::StepInputs* step) {
+  run_or_record("silu_and_mul", rows, [args, rows](const quire::StepInputs* step) {
     quire::silu_and_mul(args, step ? step->tokens : rows);
   });
 }
@@ -188,7 +188,7 @@ void silu_and_mul(Address x, std::int64_t x_stride, Address y, int type, std::in
 void gelu_and_mul(Address x, std::int64_t x_stride, Address y, int type, std::int64_t rows,
                   std::int64_t size) {
   const quire::GateArgs args{dtype(type), at<const char>(x), at(y), x_stride, size};
-  run_or_record(rows, [args, rows](const quire::StepInputs* step) {
+  run_or_record("gelu_and_mul", rows, [args, rows](const quire::StepInputs* step) {
     quire::gelu_and_mul(args, step ? step->tokens : rows);
   });
 }
@@ -226,7 +226,7 @@ void rope_and_cache_write(Address q, std::int64_t q_stride, Address k, std::int6
   args.q_norm = at<const char>(q_norm);
   args.k_norm = at<const char>(k_norm);
   args.eps = eps;
-  run_or_record(tokens, [args, tokens](const quire::StepInputs* step) {
+  run_or_record("rope_and_cache_write", tokens, [args, tokens](const quire::StepInputs* step) {
     quire::RopeArgs a = args;
     if (step) {
       a.positions = step->positions;
@@ -263,7 +263,7 @@ void paged_attention(Address q, std::int64_t q_stride, Address out, int type, st
   args.softcap = softcap;
   args.window = window;
   args.sinks = at<const float>(sinks);
-  run_or_record(tokens, [args](const quire::StepInputs* step) {
+  run_or_record("paged_attention", tokens, [args](const quire::StepInputs* step) {
     quire::AttentionArgs a = args;
     if (step) {
       a.query_start = step->query_start;
@@ -276,13 +276,34 @@ void paged_attention(Address q, std::int64_t q_stride, Address out, int type, st
   });
 }
 
-void run_program(const quire::Program& program, Address input_ids, Address positions, Address slots,
-                 std::int64_t tokens, Address query_start, Address seq_lens, Address block_tables,
-                 std::int64_t table_width, int num_seqs) {
-  program.run({at<const std::int64_t>(input_ids), at<const std::int64_t>(positions),
-               at<const std::int64_t>(slots), at<const std::int32_t>(query_start),
-               at<const std::int32_t>(seq_lens), at<const std::int32_t>(block_tables), tokens, table_width,
-               num_seqs});
+quire::StepInputs step_inputs(Address input_ids, Address positions, Address slots, std::int64_t tokens,
+                              Address query_start, Address seq_lens, Address block_tables,
+                              std::int64_t table_width, int num_seqs) {
+  return {at<const std::int64_t>(input_ids), at<const std::int64_t>(positions), at<const std::int64_t>(slots),
+          at<const std::int32_t>(query_start), at<const std::int32_t>(seq_lens),
+          at<const std::int32_t>(block_tables), tokens, table_width, num_seqs};
+}
+
+template <class... Inputs>
+void run_program(const quire::Program& program, Inputs... inputs) {
+  const quire::StepInputs step = step_inputs(inputs...);
+  const py::gil_scoped_release released;
+  program.run(step);
+}
+
+template <class... Inputs>
+py::list profile_program(const quire::Program& program, Inputs... inputs) {
+  py::list result;
+  program.profile(step_inputs(inputs...), [&](const char* name, double seconds) {
+    result.append(py::make_tuple(name, seconds));
+  });
+  return result;
+}
+
+// Defines run and profile with the arguments of step_inputs.
+template <class Class, class... Inputs>
+void define_program(Class& program, quire::StepInputs (*)(Inputs...)) {
+  program.def("run", &run_program<Inputs...>).def("profile", &profile_program<Inputs...>);
 }
 
 py::dict cpu_features() {
@@ -322,9 +343,9 @@ PYBIND11_MODULE(_C, m) {
   m.def("gelu_and_mul", &gelu_and_mul);
   m.def("rope_and_cache_write", &rope_and_cache_write);
   m.def("paged_attention", &paged_attention);
-  py::class_<quire::Program, std::shared_ptr<quire::Program>>(m, "Program")
-      .def_property_readonly("num_ops", &quire::Program::num_ops)
-      .def("run", &run_program, released);
+  py::class_<quire::Program, std::shared_ptr<quire::Program>> program(m, "Program");
+  program.def_property_readonly("num_ops", &quire::Program::num_ops);
+  define_program(program, &step_inputs);
   m.def("start_recording", &start_recording);
   m.def("stop_recording", &stop_recording);
   m.def("pack_weight", &pack_weight, released);

@@ -28,16 +28,27 @@ class Program {
 
   explicit Program(std::int64_t capacity) : capacity_(capacity) {}
 
-  void add(Op op) { ops_.push_back(std::move(op)); }
+  // `name` outlives the program.
+  void add(const char* name, Op op) { ops_.push_back({name, std::move(op)}); }
   std::int64_t capacity() const { return capacity_; }
   std::size_t num_ops() const { return ops_.size(); }
 
   // Throws std::invalid_argument for more tokens than the capacity, and what the ops throw.
   void run(const StepInputs& step) const;
 
+  // The same; calls report(name, seconds) after each op.
+  void profile(const StepInputs& step, const std::function<void(const char*, double)>& report) const;
+
  private:
+  struct NamedOp {
+    const char* name;
+    Op run;
+  };
+
+  void check(const StepInputs& step) const;
+
   std::int64_t capacity_;
-  std::vector<Op> ops_;
+  std::vector<NamedOp> ops_;
 };
 
 }  // namespace quire
