@@ -161,6 +161,31 @@ inline void transpose_words(const std::uint32_t* const rows[16], std::uint32_t* 
   }
 }
 
+#if defined(QUIRE_PAIR_DOT)
+// Channels of two rows as pairs: pairs[n] holds channels 16 n .. 16 n + 15 of a, each with b's beside it.
+template <int N>
+inline void interleave(const Bf16* a, const Bf16* b, __m512i (&pairs)[N]) {
+  if constexpr (N % 2 == 0) {
+    alignas(64) static const std::uint16_t kOrder[32] = {0, 32, 1, 33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
+                                                         8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47};
+    const __m512i first = _mm512_load_si512(kOrder);
+    const __m512i second = _mm512_add_epi16(first, _mm512_set1_epi16(16));
+    QUIRE_UNROLL(2)
+    for (int n = 0; n < N; n += 2) {
+      const __m512i x = _mm512_loadu_si512(a + n * kLanes), y = _mm512_loadu_si512(b + n * kLanes);
+      pairs[n] = _mm512_permutex2var_epi16(x, first, y);
+      pairs[n + 1] = _mm512_permutex2var_epi16(x, second, y);
+    }
+  } else {
+    for (int n = 0; n < N; ++n) {
+      const __m256i x = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(a + n * kLanes));
+      const __m256i y = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(b + n * kLanes));
+      pairs[n] = _mm512_or_si512(_mm512_cvtepu16_epi32(x), _mm512_slli_epi32(_mm512_cvtepu16_epi32(y), 16));
+    }
+  }
+}
+#endif
+
 // Shapes of the register tiles: see dot_tile.h and attention_kernels.h.
 constexpr int kFloatRows = 14, kPairRows = 12;
 constexpr int kTileVectors = 2;  // vectors of columns in a tile
