@@ -17,12 +17,12 @@ from ..kernels import ops
 from ..models import footprint
 from ..models.causal_lm import CausalLM
 from ..models.config import ModelConfig
-from ..models.hub import resolve_model
 from ..models.loader import load_model
-from ..models.quant.options import check_options
+from ..models.weight_cache import WeightCache
 from .block_manager import BlockManager
 from .config import EngineConfig
 from .engine import Engine
+from .find import find_model
 from .memory import (
     CPU_MEMORY_FRACTION,
     GPU_MEMORY_FRACTION,
@@ -60,22 +60,10 @@ def choose(config: EngineConfig) -> ModelChoice:
         ModelError: If the model cannot be found or run, naming why.
         ValueError: If the device is not there.
     """
-    folder = resolve_model(config.model, config.revision)
-    model_config = ModelConfig.from_folder(folder)
-    check_options(model_config, config.weight_options)
+    found = find_model(config)
     device = _device(config.device)
-    limit = model_config.context_length
-    max_model_len = config.max_model_len or limit
-    if model_config.rope.kind == "dynamic":
-        limit = int(limit * model_config.rope.factor)
-    if max_model_len > limit:
-        raise ModelTooLarge(
-            f"max_model_len={max_model_len} exceeds the model's context of {limit} tokens",
-            param="max_model_len",
-        )
-    return ModelChoice(
-        folder, model_config, device, _dtype(config.dtype, model_config, device), max_model_len
-    )
+    dtype = _dtype(config.dtype, found.config, device)
+    return ModelChoice(found.folder, found.config, device, dtype, found.max_model_len)
 
 
 def kv_cache_shape(choice: ModelChoice, block_size: int) -> KVCacheShape:
@@ -152,6 +140,7 @@ def _load(config: EngineConfig, choice: ModelChoice, progress: bool) -> CausalLM
         load_format=config.load_format,
         seed=config.seed or 0,
         progress=progress,
+        cache=WeightCache.from_environment() if config.weight_cache else None,
     )
     logger.info("%s loaded in %.1f s", choice.config.architecture, time.monotonic() - started)
     return model
