@@ -81,6 +81,8 @@ struct Attention {
   Tiling tiling;
   const C* keys[kKeyChunk];
   const C* value_rows[kKeyChunk];
+  const C* next_keys[kKeyChunk];  // of the next item's first chunk
+  int num_next_keys = 0;
 
   Attention(const AttentionArgs& args, const AttentionItem& i, void* scratch) : a(args), item(i) {
     group = a.num_heads / a.num_kv_heads;
@@ -123,19 +125,25 @@ struct Attention {
     }
   }
 
-  // Finds keys begin..end - 1 of a chunk in the cache.
-  void find_keys(int chunk, KeyRange range) {
+  // Calls put(j, key) for keys begin..end - 1 of a chunk of an item, with the key's place in the cache.
+  template <class F>
+  void each_key(const AttentionItem& of, int chunk, KeyRange range, const F& put) const {
     const C* cache = reinterpret_cast<const C*>(a.cache);
-    const std::int32_t* table = a.block_tables + item.seq * a.table_width;
-    int position = chunk * kKeyChunk + range.begin, offset = position % a.block_size;
-    const std::int32_t* block = table + position / a.block_size;
+    const int position = chunk * kKeyChunk + range.begin;
+    int offset = position % a.block_size;
+    const std::int32_t* block = a.block_tables + of.seq * a.table_width + position / a.block_size;
     for (int j = range.begin; j < range.end; ++block, offset = 0) {
-      const C* first = cache + (std::int64_t{*block} * a.num_kv_heads + item.kv_head) * a.block_size * a.head_size;
-      for (; offset < a.block_size && j < range.end; ++offset, ++j) {
-        keys[j] = first + offset * a.head_size;
-        value_rows[j] = keys[j] + a.value_offset;
-      }
+      const std::int64_t head = std::int64_t{*block} * a.num_kv_heads + of.kv_head;
+      const C* first = cache + head * a.block_size * a.head_size;
+      for (; offset < a.block_size && j < range.end; ++offset, ++j) put(j, first + offset * a.head_size);
     }
+  }
+
+  void find_keys(int chunk, KeyRange range) {
+    each_key(item, chunk, range, [this](int j, const C* key) {
+      keys[j] = key;
+      value_rows[j] = key + a.value_offset;
+    });
     fetch(keys, range.begin, range.begin + 2 * kPanel < range.end ? range.begin + 2 * kPanel : range.end);
     if (a.head_size % kLanes == 0) return;
     C* copy = reinterpret_cast<C*>(s.padded);
@@ -144,6 +152,18 @@ struct Attention {
       __builtin_memcpy(copy, value_rows[j], sizeof(C) * static_cast<unsigned>(a.head_size));
       value_rows[j] = copy;
     }
+  }
+
+  // Finds the keys that the next item starts with, if this one is short enough to fetch them on the way.
+  void find_next_keys() {
+    if (!item.next || rows > kValueRows) return;
+    const AttentionItem& next = *item.next;
+    const KeyRange low = visible(a, next.first_position, next.first_chunk);
+    const KeyRange high = visible(a, next.first_position + next.num_tokens - 1, next.first_chunk);
+    if (low.begin >= high.end) return;
+    int count = 0;
+    each_key(next, next.first_chunk, {low.begin, high.end}, [&](int, const C* key) { next_keys[count++] = key; });
+    num_next_keys = count;
   }
 
   // Blocks lie anywhere in memory, where no hardware foresees them: they are fetched ahead of their use.
@@ -276,6 +296,7 @@ struct Attention {
       for (int n = 0; n < N; ++n) sums[r][n] = load(out + r * width + n * kLanes);
     }
     for (int j = begin; j < end; j += 2) {
+      if (j + 1 < num_next_keys && channel == 0) fetch(next_keys, j, j + 2);
       __m512i pairs[N];
       interleave<N>(values[j] + channel, values[j + 1] + channel, pairs);
       QUIRE_UNROLL(8)
@@ -451,6 +472,7 @@ struct Attention {
 
   void run() {
     pack_queries();
+    find_next_keys();
     if (!item.partials) clear_merged();
     for (int chunk = item.first_chunk; chunk < item.end_chunk; ++chunk) visit(chunk);
     if (!item.partials) write();
