@@ -69,6 +69,9 @@ class CausalLM(Layer):
         config: The model's shape.
         dtype: Of weights and activations.
         max_model_len: Positions that the rotary table covers.
+
+    Attributes:
+        num_mapped_bytes: Bytes of weights that lie in a mapped file, as those from the weight cache do.
     """
 
     layer_type: ClassVar[type[DecoderLayer]]
@@ -77,6 +80,7 @@ class CausalLM(Layer):
         self.config = config
         self.dtype = dtype
         self.max_model_len = max_model_len
+        self.num_mapped_bytes = 0
         self.model = Decoder(config, dtype, self.layer_type)
         self.lm_head = Linear(config.hidden_size, config.vocab_size, dtype)
         self.cos_sin = cos_sin_table(config.rope, config.head_size, max_model_len)

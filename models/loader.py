@@ -25,7 +25,7 @@ from .config import ModelConfig
 from .footprint import is_head, rounding_of
 from .layers import Matrix
 from .matching import heads_differ, match
-from .packed_file import DamagedFile, read_tied
+from .packed_file import DamagedFile, packed_bytes, read_tied
 from .quant.canonical import Rows, can_stack, dense_rows, quantize, rows_per_chunk, stack
 from .quant.options import WeightOptions, check_options
 from .registry import model_class
@@ -121,6 +121,7 @@ def _from_cache(
     if not entry.load(path, model, options):
         return None
     model.tie_weights()
+    model.num_mapped_bytes = packed_bytes(model)
     logger.info("the repacked weights come from the cache: %s", path)
     return model
 

@@ -111,6 +111,7 @@ def test_the_second_start_gives_the_same_bits(
     second = load(folder, cache, dtype, **options)
     assert len(stores) == 1
     assert is_mapped(second, stores[0])
+    assert first.num_mapped_bytes == 0 < second.num_mapped_bytes <= stores[0].stat().st_size
     assert torch.equal(logits_of(first, IDS), logits_of(second, IDS))
     assert (second.lm_head.weight is second.model.embed_tokens.weight) is tied
     assert dict(second.vectors()).keys() == dict(first.vectors()).keys()
