@@ -16,12 +16,11 @@ from peer_adapters.protocol import Settings
 
 ADAPTERS = Path(__file__).parent / "peer_adapters"
 GRACE = 20  # seconds to end in peace
+CLEAN = 0.03  # a measurement counts as undisturbed when others had less than this share of the CPUs
 
 
 class EngineProcess:
-    """Starts an adapter, and asks it questions; between them all its processes stand still.
-
-    They are stopped because some engines spin while they wait, and would take the CPUs from the others.
+    """Starts an adapter, and asks it questions.
 
     Args:
         python: The interpreter to run it with.
@@ -54,40 +53,43 @@ class EngineProcess:
             )
         self.report: dict[str, str] = self._read()["ready"]
         self.start_up = time.perf_counter() - started
-        self._signal(signal.SIGSTOP)
+
+    def wait_for_quiet(self, patience: float) -> None:
+        """Returns when others leave the CPUs alone for a second, or after so many seconds."""
+        end = time.monotonic() + patience
+        while time.monotonic() < end:
+            before = self._others()
+            time.sleep(1)
+            if self._others() - before < CLEAN * len(os.sched_getaffinity(0)):
+                return
 
     def ask(self, order: dict[str, Any]) -> tuple[dict[str, Any], float]:
-        """Wakes the engine, sends an order, waits for the answer, and stops the engine again.
+        """Sends an order and waits for the answer.
 
         Returns:
             The answer, and the share of the CPUs that others had meanwhile: it should be about zero.
         """
         assert self._process.stdin is not None
         started, others = time.perf_counter(), self._others()
-        self._signal(signal.SIGCONT)
         self._process.stdin.write(json.dumps(order) + "\n")
         self._process.stdin.flush()
         answer = self._read()
-        self._signal(signal.SIGSTOP)
         available = (time.perf_counter() - started) * len(os.sched_getaffinity(0))
         return answer, max(0.0, self._others() - others) / available
 
     def close(self) -> None:
         """Ends it: by the end of its stdin, or else by force."""
         assert self._process.stdin is not None
-        self._signal(signal.SIGCONT)
         with contextlib.suppress(OSError, subprocess.TimeoutExpired):
             self._process.stdin.close()
             self._process.wait(GRACE)
-        self._signal(signal.SIGKILL)  # and what helpers it has left
-        self._process.wait()
+        self._kill()  # and what helpers it has left
 
     def _read(self) -> dict[str, Any]:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            self._signal(signal.SIGKILL)
-            self._process.wait()
+            self._kill()
             raise RuntimeError(f"the engine ended; its log ends: ...{self._log.read_text()[-600:].strip()}")
         return json.loads(line)
 
@@ -110,14 +112,7 @@ class EngineProcess:
                 own += sum(int(value) for value in fields[11:15])  # with children that have ended
         return (busy - own) / tick
 
-    def _signal(self, number: signal.Signals) -> None:
+    def _kill(self) -> None:
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, number)
-
-
-def available_memory() -> int:
-    """Bytes that could be taken without swapping."""
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError("/proc/meminfo does not say how much memory is available")
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()

@@ -54,6 +54,8 @@ class Result:
 
     def last_round(self) -> str:
         """One line for the terminal."""
+        if self.failure:
+            return f"{self.engine} {self.weights}: {self.failure}"
         values = ", ".join(f"{name} {rates[-1]:.1f}" for name, rates in self.figures.items())
         others = max(shares[-1] for shares in self.disturbed.values())
         return f"{self.engine} {self.weights}: {values}; others had up to {others:.0%} of the CPUs"

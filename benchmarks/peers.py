@@ -13,13 +13,14 @@ What is measured, by one definition for all engines. A measurement of batch B ru
     start-up   from starting the process until it can answer, warm file cache, no warm-up request
 
 Tokens are greedy, EOS is ignored, prompts are never repeated, and prefix caches are off. Each engine is
-a process of its own, bound to the same CPUs, and stopped (SIGSTOP) while others have their turn. In each
-round every engine has one turn; the table has the medians of the rounds, and its ratios are ratios of
-medians. A measurement during which other processes had 3% of the CPUs or more is repeated, up to
---attempts times, and the least disturbed one counts; with --lock, one can keep others away that take the
-same lock. An engine that leaves less than --reserve GiB of memory free after its turn is ended, and
-starts anew in the next round. llama.cpp is measured by its own bench, see peer_adapters/run_llama_cpp.py.
-Start-up times are for warm caches if the peers have run before: vLLM compiles for a minute the first time.
+a process of its own, all are bound to the same CPUs, and one runs at a time: in each round every engine
+is started, warmed up, measured and ended. The table has the medians of the rounds, and its ratios are
+ratios of medians. llama.cpp is measured by its own bench, see peer_adapters/run_llama_cpp.py. Start-up
+times are those of warm file caches, if the peers have run before.
+
+A measurement waits, up to --patience seconds, until other processes leave the CPUs alone. One during
+which they had 3% of them or more is repeated, up to --attempts times, and the least disturbed one counts.
+With --lock, one can keep others away that take the same lock.
 
 Setting the peers up, each in a folder of PEERS. One that is not there is left out, and said to be missing.
 
@@ -71,19 +72,17 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from peer_adapters.protocol import Settings
 from peer_checkpoints import Maker, vocab_size
-from peer_process import EngineProcess, available_memory
+from peer_process import CLEAN, EngineProcess
 from peer_report import Result, describe_machine, markdown
 from shapes import SHAPES
 
 from quire.engine.config import EngineConfig
-
-CLEAN = 0.03  # a measurement counts as undisturbed when others had less than this share of the CPUs
 
 
 @dataclass(frozen=True)
@@ -165,64 +164,42 @@ def start(entry: Entry, maker: Maker, args: argparse.Namespace) -> EngineProcess
     return EngineProcess(interpreter(entry, args.peers_dir), entry.adapter, settings, log)
 
 
-def take_turns(args: argparse.Namespace) -> list[Result]:
-    """All rounds of all engines; one that fails is out, with its reason."""
-    maker = Maker(args.work_dir, args.shape, args.peers_dir)
-    running: dict[Entry, EngineProcess] = {}
-    results = {entry: Result(**dataclasses.asdict(entry)) for entry in args.entries}
+def take_turns(results: dict[Entry, Result], maker: Maker, args: argparse.Namespace, round_: int) -> None:
+    """One round of all engines; one that fails is out from then on, with its reason."""
+    for entry, result in results.items():
+        result.failure = result.failure or missing(entry, args.peers_dir)
+        if not result.failure:
+            try:
+                with holding(args.lock):
+                    one_turn(entry, result, maker, args, round_)
+            except Exception as error:
+                result.failure = f"{type(error).__name__}: {error}"
+                if args.verbose:
+                    traceback.print_exc()
+        if not result.failure or round_ == 0:
+            print(f"round {round_ + 1}: {result.last_round()}", flush=True)
+
+
+def one_turn(entry: Entry, result: Result, maker: Maker, args: argparse.Namespace, round_: int) -> None:
+    """One engine starts, measures all batches once, and ends."""
+    process = start(entry, maker, args)
     try:
-        for round_ in range(args.rounds):
-            for entry, result in results.items():
-                if result.failure:
-                    continue
-                try:
-                    with holding(args.lock):
-                        one_turn(entry, result, running, maker, args, round_)
-                except Exception as error:
-                    result.failure = f"{type(error).__name__}: {error}"
-                    print(f"{entry.engine} {entry.weights}: {result.failure}", flush=True)
-                    if args.verbose:
-                        traceback.print_exc()
-                    if entry in running:
-                        running.pop(entry).close()
-    finally:
-        for process in running.values():
-            process.close()
-    return list(results.values())
-
-
-def one_turn(
-    entry: Entry,
-    result: Result,
-    running: dict[Entry, EngineProcess],
-    maker: Maker,
-    args: argparse.Namespace,
-    round_: int,
-) -> None:
-    """One engine measures all batches once, started first if it does not run."""
-    result.failure = missing(entry, args.peers_dir)
-    if result.failure:
-        print(f"{entry.engine} {entry.weights}: missing, {result.failure}", flush=True)
-        return
-    if entry not in running:
-        running[entry] = start(entry, maker, args)
-        result.start_up.append(running[entry].start_up)
-        result.version = running[entry].report["version"]
+        result.start_up.append(process.start_up)
+        result.version = process.report["version"]
         for batch in args.batches:
-            running[entry].ask({"batch": batch, "seed": f"{entry}", "warm_up": True})
-    for batch in args.batches:
-        answers = attempts(running[entry], batch, round_, args.attempts)
-        result.add(batch, args.prompt, args.output, min(answers, key=lambda answer: answer[1]))
-    print(f"round {round_ + 1}: {result.last_round()}", flush=True)
-    if available_memory() < args.reserve * 2**30:
-        running.pop(entry).close()
+            process.ask({"batch": batch, "seed": str(round_), "warm_up": True})
+            answers = attempts(process, batch, round_, args)
+            result.add(batch, args.prompt, args.output, min(answers, key=lambda answer: answer[1]))
+    finally:
+        process.close()
 
 
 def attempts(
-    process: EngineProcess, batch: int, round_: int, limit: int
+    process: EngineProcess, batch: int, round_: int, args: argparse.Namespace
 ) -> Iterator[tuple[dict[str, float], float]]:
     """Measurements of one batch, each with how much others disturbed it, until one is clean."""
-    for attempt in range(limit):
+    for attempt in range(args.attempts):
+        process.wait_for_quiet(args.patience)
         answer, disturbed = process.ask({"batch": batch, "seed": f"{round_}.{attempt}"})
         yield answer, disturbed
         if disturbed < CLEAN:
@@ -255,8 +232,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--quire-formats", default="bf16,int8,int4")
     parser.add_argument("--peers-dir", type=Path, required=True, help="where the peers are installed")
     parser.add_argument("--work-dir", type=Path, required=True, help="for checkpoints and logs; kept")
-    parser.add_argument("--reserve", type=float, default=6.0, help="GiB of memory to keep free")
     parser.add_argument("--attempts", type=int, default=3, help="per measurement, if others disturb it")
+    parser.add_argument(
+        "--patience", type=float, default=60, help="seconds to wait for quiet CPUs before each"
+    )
     parser.add_argument("--lock", type=Path, help="a file to lock during each turn, where CPUs are shared")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--markdown", type=Path)
@@ -275,26 +254,31 @@ def parse() -> argparse.Namespace:
     return args
 
 
-def main() -> None:
-    """Measures and prints the table."""
-    args = parse()
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.threads])
-    (args.work_dir / "logs").mkdir(parents=True, exist_ok=True)
-    results = take_turns(args)
+def write(results: Sequence[Result], args: argparse.Namespace, rounds: int) -> str:
+    """Writes what was measured so far into the files that were asked for; returns the tables."""
     machine = describe_machine(args.threads)
-    load = {
-        "shape": args.shape,
-        "prompt": args.prompt,
-        "output": args.output,
-        "rounds": args.rounds,
-    }
+    load = {"shape": args.shape, "prompt": args.prompt, "output": args.output, "rounds": rounds}
     text = markdown(results, machine, load, args.batches)
-    print("\n" + text)
     if args.markdown:
         args.markdown.write_text(text)
     if args.json:
         values = {"machine": machine, "load": load, "results": [result.as_dict() for result in results]}
         args.json.write_text(json.dumps(values, indent=1) + "\n")
+    return text
+
+
+def main() -> None:
+    """Measures and prints the table; the files are written after each round, lest a long run is lost."""
+    args = parse()
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.threads])
+    (args.work_dir / "logs").mkdir(parents=True, exist_ok=True)
+    maker = Maker(args.work_dir, args.shape, args.peers_dir)
+    results = {entry: Result(**dataclasses.asdict(entry)) for entry in args.entries}
+    text = ""
+    for round_ in range(args.rounds):
+        take_turns(results, maker, args, round_)
+        text = write(list(results.values()), args, round_ + 1)
+    print("\n" + text)
 
 
 if __name__ == "__main__":
