@@ -1,7 +1,8 @@
 # ruff: noqa: N999 - C extensions are called _C
 """The C++ extension, as csrc/module.cpp defines it.
 
-An address is `Tensor.data_ptr()`, 0 for None. A dtype is 0 for float32 and 1 for bfloat16. Strides count
+An address is `Tensor.data_ptr()`, 0 for None. A dtype is 0 for float32 and 1 for bfloat16 (and,
+of KV caches, 2 for int8). Strides count
 elements. All functions but the small ones release the GIL. Nothing is checked here that `kernels/cpu` can.
 
 A layout of a quantised weight is six numbers: bits (8 or 4), N, K, the group size, the dtype of the scales

@@ -252,27 +252,6 @@ inline void gather_any(const PackRows& p, int row, float* out) {
   }
 }
 
-// Rounds a row to int8, q = round(x * 127 / max |x|); returns the scale, which is NaN (and q zero) if a
-// value is not finite. `values` has room for whole vectors.
-inline float quantize_row(float* values, int size, std::int8_t* q) {
-  Vec most = zero(), poison = zero();
-  for (int k = 0; k < size; k += kLanes) {
-    const Vec x = load_part(values, k, size);
-    most = max(most, abs(x));
-    poison = add(poison, mul(x, zero()));  // 0 unless x is infinite or NaN
-  }
-  const float largest_value = largest(most);
-  const bool finite = sum(poison) == 0.0f;
-  const float inverse = finite && largest_value > 0 ? 127.0f / largest_value : 0.0f;
-  const Vec factor = set1(inverse), low = set1(-127.0f), high = set1(127.0f);
-  for (int k = 0; k < size; k += kLanes) {
-    const Vec x = finite ? load_part(values, k, size) : zero();
-    // The largest value of all may come out a rounding above 127.
-    store_bytes(q + k, max(low, min(high, round_to_integer(mul(x, factor)))));
-  }
-  return finite ? largest_value / 127.0f : __builtin_nanf("");
-}
-
 // Packs rows of one tile for int8 products.
 inline void pack_int8_rows(const PackRows& p) {
   const QuantizedLayout& l = p.layout;
