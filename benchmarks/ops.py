@@ -1,8 +1,8 @@
 """Each kernel of the C++ column against what this machine allows, and against the reference.
 
-    python benchmarks/ops.py [--threads 2] [--seconds 0.5] [--isa avx2]
+    python benchmarks/ops.py [--threads 2] [--seconds 0.5] [--isa avx2] [--only int4]
 
-The limits (memory read, fp32 multiply-adds, bf16 dot products) are measured in the same run, in turn
+The limits (memory read, fp32 multiply-adds, bf16 and int8 dot products) are measured in the same run, in turn
 with each kernel, and the best of both counts, so that the percentages hold on a busy machine too. The
 shapes are those of a 0.5 B parameter model: hidden 896, FFN 4864, 14 heads of 64 over 2 KV heads.
 """
@@ -12,16 +12,16 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from quire.kernels import _C, cpu, reference
-from quire.kernels.types import AttentionMetadata, LinearWeight
+from quire.kernels.types import AttentionMetadata, LinearWeight, WeightFormat
 
 HIDDEN, FFN, HEADS, KV_HEADS, HEAD_SIZE, BLOCK = 896, 4864, 14, 2, 64, 16
-PROBE_BYTES = 32 << 20
+PROBE_BYTES = 160 << 20  # far more than a last-level cache holds
 PROBE_OPERATIONS = 200_000_000
 
 
@@ -35,7 +35,7 @@ class Case:
         reference: Calls the reference on one input.
         bytes: Read and written per call, weights and caches included.
         operations: Floating-point operations per call.
-        limit: The probe for its arithmetic: float or pair.
+        limit: The probe for its arithmetic: float, pair or int8.
     """
 
     name: str
@@ -62,6 +62,27 @@ def linear_case(m: int, n: int, k: int, dtype: torch.dtype) -> Case:
         size + m * (n + k) * dtype.itemsize,
         2 * m * n * k,
         "pair" if dtype == torch.bfloat16 else "float",
+    )
+
+
+def quantized_case(m: int, n: int, k: int, format: WeightFormat, group_size: int) -> Case:
+    """As `linear_case`, with int8 activations."""
+    weight = cpu.quantize_weight(torch.randn(n, k), format, group_size)
+    weight.int8_activations = True
+    size = cpu.prepare(weight).data.nbytes
+    weights = [weight, *(replace(weight, packed=None) for _ in range((128 << 20) // size))]
+    for each in weights:
+        cpu.prepare(each)
+    x = torch.randn(m, k).bfloat16()
+    turn = iter(range(1 << 62))
+    group = "row" if group_size >= k else f"g{group_size}"
+    return Case(
+        f"linear {n}x{k} M={m} {format} {group}",
+        lambda: cpu.linear(x, weights[next(turn) % len(weights)]),
+        lambda: reference.linear(x, replace(weight, packed=None)),
+        size + m * (n + k) * 2,
+        2 * m * n * k,
+        "int8",
     )
 
 
@@ -156,11 +177,23 @@ def measure(case: Case, budget: float) -> str:
     )
 
 
+MATRICES = ((2 * FFN, HIDDEN), (HIDDEN, FFN))
+ROWS = (1, 8, 32, 128, 512)
+
+
+def quantized_cases() -> list[Callable[[], Case]]:
+    cases: list[Callable[[], Case]] = []
+    for kind, group in (("int4", 128), ("int4", 32), ("int8", 1 << 20)):
+        for n, k in MATRICES:
+            cases += [lambda m=m, n=n, k=k, f=kind, g=group: quantized_case(m, n, k, f, g) for m in ROWS]
+    return cases
+
+
 def all_cases(dtype: torch.dtype) -> list[Callable[[], Case]]:
     """Makers of cases, so that each one's memory is free before the next."""
     cases: list[Callable[[], Case]] = []
-    for n, k in ((2 * FFN, HIDDEN), (HIDDEN, FFN)):
-        cases += [lambda m=m, n=n, k=k: linear_case(m, n, k, dtype) for m in (1, 8, 32, 128, 512)]
+    for n, k in MATRICES:
+        cases += [lambda m=m, n=n, k=k: linear_case(m, n, k, dtype) for m in ROWS]
     for sequences, context, queries in ((1, 2048, 1), (32, 192, 1), (1, 128, 128), (1, 2048, 512)):
         cases.append(lambda s=sequences, c=context, q=queries: attention_case(s, c, q, dtype))
     for rows in (1, 128):
@@ -175,6 +208,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=cpu.num_threads())
     parser.add_argument("--seconds", type=float, default=0.5, help="per kernel")
     parser.add_argument("--isa", default="", help="plain, avx2 or avx512; by default the best there is")
+    parser.add_argument("--only", default="", help="measure the kernels whose name contains this")
     arguments = parser.parse_args()
     _C.set_isa(arguments.isa)
     cpu.set_num_threads(arguments.threads)
@@ -182,9 +216,10 @@ def main() -> None:
     print(f"{cpu.isa()}, {arguments.threads} threads, torch {torch.__version__}")
     print(f"{'':44} {'best':>12} {'memory, of read':>17} {'arithmetic, of peak':>21} {'reference':>8}")
     with torch.inference_mode():
-        for dtype in (torch.bfloat16, torch.float32):
-            for make in all_cases(dtype):
-                print(measure(make(), arguments.seconds), flush=True)
+        for make in (*quantized_cases(), *all_cases(torch.bfloat16), *all_cases(torch.float32)):
+            case = make()
+            if arguments.only in case.name:
+                print(measure(case, arguments.seconds), flush=True)
 
 
 if __name__ == "__main__":

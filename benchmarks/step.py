@@ -67,7 +67,7 @@ class Profiled:
 
 
 def add_requests(engine: Engine, batch: int, length: int, num_outputs: int, vocab_size: int) -> None:
-    rng = random.Random(length)
+    rng = random.Random()  # new prompts, which the prefix cache does not know
     for i in range(batch):
         prompt = [rng.randrange(2, vocab_size) for _ in range(length)]
         params = SamplingParams(temperature=0.0, max_tokens=num_outputs, ignore_eos=True)
@@ -86,11 +86,15 @@ def prepare(engine: Engine, batch: int, args: argparse.Namespace) -> None:
     """Requests whose next steps are the ones to measure."""
     vocab_size = SHAPES[args.shape]["vocab_size"]
     if args.prefill:
-        add_requests(engine, args.steps + 2, args.prefill, 1, vocab_size)
-        return
+        return  # one prompt before each step
     add_requests(engine, batch, args.context, args.steps + 8, vocab_size)
     while any(r.num_computed_tokens < r.num_prompt_tokens for r in engine.scheduler.requests.values()):
         engine.step()
+
+
+def next_prompt(engine: Engine, args: argparse.Namespace) -> None:
+    if args.prefill:
+        add_requests(engine, 1, args.prefill, 1, SHAPES[args.shape]["vocab_size"])
 
 
 def measure(engine: Engine, batch: int, args: argparse.Namespace) -> None:
@@ -105,6 +109,7 @@ def measure(engine: Engine, batch: int, args: argparse.Namespace) -> None:
         "sampling": Stopwatch(runner.sampler, "sample"),
     }
     for _ in range(args.steps):
+        next_prompt(engine, args)
         for watch in watches.values():
             watch.seconds = 0.0
         begin = time.perf_counter()
@@ -120,6 +125,7 @@ def measure(engine: Engine, batch: int, args: argparse.Namespace) -> None:
     prepare(engine, batch, args)
     profiled.steps.clear()
     for _ in range(args.steps):
+        next_prompt(engine, args)
         engine.step()
     finish(engine)
     runner.recorded = recorded

@@ -129,6 +129,7 @@ ENGINE = Group(
         "quantization_group_size": "Columns that share a scale: 32 (as int4 has it by default), 64 or 128.",
         "activations": "How integer matrices take their inputs: rounded to 'int8', or exact, as 'float'.",
         "lm_head": "The output projection's format; 'auto' is int8 where --quantization is given.",
+        "weight_cache": "Keep the repacked weights on disk, so that the next start is fast.",
         "max_model_len": "Context length; by default the model's own.",
         "block_size": "Tokens per KV-cache block.",
         "num_blocks": "Blocks in the KV cache; by default as many as the memory gives.",
@@ -145,6 +146,7 @@ ENGINE = Group(
         "enable_prefix_caching": "--prefix-caching/--no-prefix-caching",
         "num_threads": "--threads",
         "quantization_group_size": "--group-size",
+        "weight_cache": "--weight-cache/--no-weight-cache",
     },
 )
 

@@ -21,8 +21,8 @@ from ..models.chat_template import ChatTemplate
 from ..models.config import ModelConfig
 from ..models.tokenizer import Tokenizer
 from . import protocol
-from .build import ModelChoice, choose
 from .config import EngineConfig
+from .find import FoundModel, find_model
 from .input_check import check_request
 from .output_processor import OutputProcessor
 from .outputs import FinishReason, RequestOutput
@@ -118,14 +118,13 @@ class AsyncEngine:
         stats: The engine's figures after its last step.
     """
 
-    def __init__(self, config: EngineConfig, choice: ModelChoice) -> None:
+    def __init__(self, config: EngineConfig, found: FoundModel) -> None:
         self.config = config
-        # Found once: a restart must neither ask the hub again nor get another revision.
-        self._engine_config = replace(config, model=str(choice.folder), revision=None)
-        self.model_config: ModelConfig = choice.config
-        self.max_model_len = choice.max_model_len
-        self.tokenizer = Tokenizer.from_folder(choice.folder)
-        self.chat_template = ChatTemplate.from_folder(choice.folder)
+        self._engine_config = _for_engine(config, found)
+        self.model_config: ModelConfig = found.config
+        self.max_model_len = found.max_model_len
+        self.tokenizer = Tokenizer.from_folder(found.folder)
+        self.chat_template = ChatTemplate.from_folder(found.folder)
         self.stats = EngineStats()
         self._processor = OutputProcessor(self.tokenizer)
         self._queues: dict[str, asyncio.Queue[RequestOutput | QuireError]] = {}
@@ -138,17 +137,25 @@ class AsyncEngine:
         self._supervisor: asyncio.Task[None] | None = None
 
     @classmethod
-    async def start(cls, config: EngineConfig) -> AsyncEngine:
+    async def start(cls, config: EngineConfig, meanwhile: Callable[[], object] | None = None) -> AsyncEngine:
         """Starts the engine process and waits until the model is loaded.
+
+        Args:
+            config: All settings.
+            meanwhile: Called in a thread while the engine's process, once it is there, starts.
 
         Raises:
             ModelError: If the model cannot be loaded or does not fit.
             ValueError: If a setting does not fit this machine.
         """
-        choice = await asyncio.to_thread(choose, config)
-        engine = cls(config, choice)
-        engine._engine = process = await EngineProcess.spawn(engine._engine_config)
+        found = await asyncio.to_thread(find_model, config)
+        process = await EngineProcess.spawn(_for_engine(config, found))
         try:
+            # While that process imports torch and loads the model, this one reads the tokenizer.
+            engine = await asyncio.to_thread(cls, config, found)
+            if meanwhile is not None:
+                await asyncio.to_thread(meanwhile)
+            engine._engine = process
             await engine._wait_ready(process)
         except BaseException:
             await process.stop()
@@ -329,6 +336,14 @@ class AsyncEngine:
             self._processor.remove(request_id)
             self._fail(request_id, EngineDied(message))
         self.stats = replace(self.stats, num_running=0, num_waiting=0, num_free_blocks=self.stats.num_blocks)
+
+
+def _for_engine(config: EngineConfig, found: FoundModel) -> EngineConfig:
+    """The engine process' configuration.
+
+    The model is found once: a restart must neither ask the hub again nor get another revision.
+    """
+    return replace(config, model=str(found.folder), revision=None)
 
 
 def _failure(code: str) -> EngineError:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import time
+from collections.abc import Generator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,12 +19,12 @@ from ..kernels import ops
 from ..models import footprint
 from ..models.causal_lm import CausalLM
 from ..models.config import ModelConfig
-from ..models.hub import resolve_model
 from ..models.loader import load_model
-from ..models.quant.options import check_options
+from ..models.weight_cache import WeightCache
 from .block_manager import BlockManager
 from .config import EngineConfig
 from .engine import Engine
+from .find import find_model
 from .memory import (
     CPU_MEMORY_FRACTION,
     GPU_MEMORY_FRACTION,
@@ -60,22 +62,10 @@ def choose(config: EngineConfig) -> ModelChoice:
         ModelError: If the model cannot be found or run, naming why.
         ValueError: If the device is not there.
     """
-    folder = resolve_model(config.model, config.revision)
-    model_config = ModelConfig.from_folder(folder)
-    check_options(model_config, config.weight_options)
+    found = find_model(config)
     device = _device(config.device)
-    limit = model_config.context_length
-    max_model_len = config.max_model_len or limit
-    if model_config.rope.kind == "dynamic":
-        limit = int(limit * model_config.rope.factor)
-    if max_model_len > limit:
-        raise ModelTooLarge(
-            f"max_model_len={max_model_len} exceeds the model's context of {limit} tokens",
-            param="max_model_len",
-        )
-    return ModelChoice(
-        folder, model_config, device, _dtype(config.dtype, model_config, device), max_model_len
-    )
+    dtype = _dtype(config.dtype, found.config, device)
+    return ModelChoice(found.folder, found.config, device, dtype, found.max_model_len)
 
 
 def kv_cache_shape(choice: ModelChoice, block_size: int) -> KVCacheShape:
@@ -103,7 +93,9 @@ def build_engine(config: EngineConfig, *, progress: bool = False) -> tuple[Engin
     num_tokens = config.max_num_batched_tokens or (
         CPU_BATCHED_TOKENS if choice.device.type == "cpu" else GPU_BATCHED_TOKENS
     )
-    plan = plan_memory(config, choice, to_come=_activation_bytes(config, choice, model, num_tokens))
+    # Pages of mapped weights count as free memory, which they are only until they are needed again.
+    to_come = _activation_bytes(config, choice, model, num_tokens) + model.num_mapped_bytes
+    plan = plan_memory(config, choice, to_come=to_come)
     logger.info("%s", plan.describe())
     if plan.max_model_len < choice.max_model_len:
         logger.warning(
@@ -142,19 +134,33 @@ def build_engine(config: EngineConfig, *, progress: bool = False) -> tuple[Engin
 def _load(config: EngineConfig, choice: ModelChoice, progress: bool) -> CausalLM:
     started = time.monotonic()
     check_weights_fit(config, choice)
-    model = load_model(
-        choice.folder,
-        choice.config,
-        device=choice.device,
-        dtype=choice.dtype,
-        options=config.weight_options,
-        max_model_len=choice.max_model_len,
-        load_format=config.load_format,
-        seed=config.seed or 0,
-        progress=progress,
-    )
+    cache = WeightCache.from_environment() if config.weight_cache else None
+    with _torch_threads(config.num_threads or usable_cores()):
+        model = load_model(
+            choice.folder,
+            choice.config,
+            device=choice.device,
+            dtype=choice.dtype,
+            options=config.weight_options,
+            max_model_len=choice.max_model_len,
+            load_format=config.load_format,
+            seed=config.seed or 0,
+            progress=progress,
+            cache=cache,
+        )
     logger.info("%s loaded in %.1f s", choice.config.architecture, time.monotonic() - started)
     return model
+
+
+@contextlib.contextmanager
+def _torch_threads(num_threads: int) -> Generator[None]:
+    """Lets torch, which converts checkpoints, have threads while nothing else computes."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(num_threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _activation_bytes(config: EngineConfig, choice: ModelChoice, model: CausalLM, num_tokens: int) -> int:

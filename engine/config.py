@@ -28,6 +28,7 @@ class EngineConfig:
             rounded to int8 row by row, which is fast, or as they are.
         lm_head: The output projection's format. "auto" is int8 where `quantization` is set, else what
             the checkpoint has.
+        weight_cache: Keep the weights that CPU kernels repack on disk, so that the next start maps them.
         max_model_len: Context length; by default the model's own, or what the memory holds.
         block_size: Tokens per KV-cache block.
         num_blocks: Blocks in the pool; by default sized from the memory that is available.
@@ -52,6 +53,7 @@ class EngineConfig:
     quantization_group_size: int | None = None
     activations: Literal["int8", "float"] = "int8"
     lm_head: HeadFormat = "auto"
+    weight_cache: bool = True
     max_model_len: int | None = None
     block_size: int = 16
     num_blocks: int | None = None

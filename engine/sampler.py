@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..kernels import ops
 from . import noise
 from .request import Request
 from .scheduler import RawLogprobs
@@ -53,7 +54,7 @@ class Sampler:
             logits: fp32 `[R, vocab]`; overwritten.
             requests: The R requests; each samples its token at position `request.num_tokens`.
         """
-        best, greedy_tokens = logits.max(dim=-1)
+        best, greedy_tokens = ops.argmax(logits)
         # NaN wins every comparison of max(), so a poisoned row shows in its maximum.
         failed = (~torch.isfinite(best)).nonzero().flatten().tolist()
         wanted = [i for i, request in enumerate(requests) if request.params.logprobs is not None]
@@ -63,7 +64,7 @@ class Sampler:
         if adjusted:
             rows = torch.tensor(adjusted, device=logits.device)
             logits[rows] = adjust(logits[rows], [requests[i] for i in adjusted])
-            greedy_tokens[rows] = logits[rows].argmax(dim=-1)
+            greedy_tokens[rows] = ops.argmax(logits[rows])[1]
         drawn = [i for i, request in enumerate(requests) if not request.params.greedy]
         if drawn:
             rows = torch.tensor(drawn, device=logits.device)

@@ -114,6 +114,9 @@ def read_quantized_rows(
 ) -> None:
     """Raises IndexError for a row that is not there."""
 
+def argmax(x: int, rows: int, columns: int, values: int, indices: int, /) -> None:
+    """x is fp32, the indices are int64."""
+
 def packed_bytes(
     bits: int,
     out_features: int,

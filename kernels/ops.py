@@ -172,6 +172,7 @@ embedding = Op(reference.embedding)
 silu_and_mul = Op(reference.silu_and_mul)
 gelu_and_mul = Op(reference.gelu_and_mul)
 moe = Op(reference.moe)
+argmax = Op(reference.argmax)
 
 OPS: tuple[Op[..., Any], ...] = (
     rms_norm,
@@ -184,6 +185,7 @@ OPS: tuple[Op[..., Any], ...] = (
     silu_and_mul,
     gelu_and_mul,
     moe,
+    argmax,
 )
 
 
@@ -201,6 +203,10 @@ def _embeds(_ids: torch.Tensor, weight: Any, dtype: torch.dtype) -> str | None:
     return None
 
 
+def _float32_rows(x: torch.Tensor) -> str | None:
+    return None if x.dtype == torch.float32 and x.dim() == 2 else f"no kernel for {x.dim()}-d {x.dtype}"
+
+
 CPP = Cell("cpu", "cpp", "cpu", _float_dtype)
 
 # op: the implementations in the order they are tried; the reference follows every row.
@@ -215,4 +221,5 @@ TABLE: dict[str, tuple[Cell, ...]] = {
     "silu_and_mul": (CPP,),
     "gelu_and_mul": (CPP,),
     "moe": (),
+    "argmax": (Cell("cpu", "cpp", "cpu", _float32_rows),),
 }

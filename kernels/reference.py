@@ -273,3 +273,16 @@ def moe(
         y = F.linear(silu_and_mul(F.linear(x[row], gate_up[expert])), down[expert])
         out.index_add_(0, row, y.float() * weights[row, place, None])
     return out.to(x.dtype)
+
+
+def argmax(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Each row's largest value and where it is, the first of equals; the value is NaN if the row has one.
+
+    Args:
+        logits: fp32 `[R, vocab]`.
+
+    Returns:
+        fp32 `[R]` and int64 `[R]`.
+    """
+    values, indices = logits.max(dim=-1)
+    return values, indices

@@ -63,13 +63,15 @@ class CausalLM(Layer):
     """A language model over the paged cache; an architecture is a subclass that names its layer.
 
     Tensors are made on torch's default device and hold nothing until the loader fills them; see
-    `layers` about matrices. Where `config` ties the embeddings, the loader gives `lm_head` the matrix of
-    `embed_tokens`.
+    `layers` about matrices. See also `tie_weights`.
 
     Args:
         config: The model's shape.
         dtype: Of weights and activations.
         max_model_len: Positions that the rotary table covers.
+
+    Attributes:
+        num_mapped_bytes: Bytes of weights that lie in a mapped file, as those from the weight cache do.
     """
 
     layer_type: ClassVar[type[DecoderLayer]]
@@ -78,9 +80,15 @@ class CausalLM(Layer):
         self.config = config
         self.dtype = dtype
         self.max_model_len = max_model_len
+        self.num_mapped_bytes = 0
         self.model = Decoder(config, dtype, self.layer_type)
         self.lm_head = Linear(config.hidden_size, config.vocab_size, dtype)
         self.cos_sin = cos_sin_table(config.rope, config.head_size, max_model_len)
+
+    def tie_weights(self) -> None:
+        """Gives the output projection the embedding's matrix, if they are tied; done once it is loaded."""
+        if self.config.tie_word_embeddings:
+            self.lm_head.weight = self.model.embed_tokens.weight
 
     def forward(self, input_ids: Tensor, kv_caches: list[Tensor], meta: AttentionMetadata) -> Tensor:
         """Computes a step's tokens and writes their keys and values to the cache.

@@ -25,11 +25,13 @@ from .config import ModelConfig
 from .footprint import is_head, rounding_of
 from .layers import Matrix
 from .matching import heads_differ, match
+from .packed_file import DamagedFile, packed_bytes, read_tied
 from .quant.canonical import Rows, can_stack, dense_rows, quantize, rows_per_chunk, stack
 from .quant.options import WeightOptions, check_options
 from .registry import model_class
-from .safetensors_reader import stored_tensors
+from .safetensors_reader import stored_tensors, weight_files
 from .sources import Noise, StoredWeights, WeightSource
+from .weight_cache import CacheEntry, WeightCache
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +49,7 @@ def load_model(
     seed: int = 0,
     progress: bool = False,
     max_model_len: int | None = None,
+    cache: WeightCache | None = None,
 ) -> CausalLM:
     """Builds a model and fills it.
 
@@ -61,6 +64,7 @@ def load_model(
         progress: Whether to draw a bar.
         max_model_len: The longest sequence, `config.context_length` by default. The rotary table
             is as long, and dynamic scaling depends on it.
+        cache: Where the weights that CPU kernels repack are kept, or None.
 
     Raises:
         UntrustedModel: The weights are pickles.
@@ -68,18 +72,57 @@ def load_model(
             does not suit the checkpoint.
     """
     max_len = max_model_len or config.context_length
+    target = torch.device(device)
     if load_format == "dummy":
         check_options(config, options)
-        source: WeightSource = Noise(config, seed, torch.device(device))
-    else:
-        stored = stored_tensors(folder)
-        if config.tie_word_embeddings and heads_differ(stored):
-            logger.warning("config.json ties lm_head to the embeddings, but they differ: not tied")
-            config = replace(config, tie_word_embeddings=False)
-        check_options(config, options)
-        source = StoredWeights(match(_build(config, "meta", dtype, 1), stored, config))
+        model = _build(config, device, dtype, max_len)
+        _Filler(model, Noise(config, seed, target), target, options).fill(progress)
+        return model
+    entry = None
+    if cache is not None and packs(target, dtype):
+        entry = cache.entry(weight_files(folder), config, dtype, options)
+        model = _from_cache(entry, config, dtype, options, max_len)
+        if model is not None:
+            return model
+    stored = stored_tensors(folder)
+    if config.tie_word_embeddings and heads_differ(stored):
+        logger.warning("config.json ties lm_head to the embeddings, but they differ: not tied")
+        config = replace(config, tie_word_embeddings=False)
+    check_options(config, options)
+    source = StoredWeights(match(_build(config, "meta", dtype, 1), stored, config))
     model = _build(config, device, dtype, max_len)
-    _Filler(model, source, torch.device(device), options).fill(progress)
+    _Filler(model, source, target, options).fill(progress)
+    if entry is not None:
+        entry.store(model)
+    return model
+
+
+def packs(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether kernels repack matrices here."""
+    x = torch.empty(1, 8, dtype=dtype)
+    weight = LinearWeight.from_dense(torch.empty(8, 8, dtype=dtype))
+    return device.type == "cpu" and ops.linear.implementation(x, weight) is not ops.linear.reference
+
+
+def _from_cache(
+    entry: CacheEntry, config: ModelConfig, dtype: torch.dtype, options: WeightOptions, max_len: int
+) -> CausalLM | None:
+    """The model from the cache, if it is there and whole."""
+    path = entry.find()
+    if path is None:
+        return None
+    try:
+        if not read_tied(path):
+            config = replace(config, tie_word_embeddings=False)
+    except DamagedFile as error:
+        entry.discard(path, str(error))
+        return None
+    model = _build(config, "cpu", dtype, max_len)
+    if not entry.load(path, model, options):
+        return None
+    model.tie_weights()
+    model.num_mapped_bytes = packed_bytes(model)
+    logger.info("the repacked weights come from the cache: %s", path)
     return model
 
 
@@ -110,8 +153,7 @@ class _Filler:
         )
         for matrix in tqdm(matrices, desc="Loading weights", unit=" matrices", disable=not progress):
             matrix.owner.weight = self._weight(matrix)
-        if self.config.tie_word_embeddings:
-            self.model.lm_head.weight = self.model.model.embed_tokens.weight
+        self.model.tie_weights()
         for name, tensor in self.model.vectors():
             tensor.copy_(self.source.vector(name, tuple(tensor.shape)))
 
@@ -128,8 +170,8 @@ class _Filler:
         else:
             weight = self._as_stored(matrix, columns)
         weight.int8_activations = weight.scales is not None and self.options.activations == "int8"
-        if not matrix.is_embedding or is_head(matrix, self.config):
-            self._pack(weight)
+        if self._packs(matrix, weight):
+            cpu.prepare(weight, release=True)
         return weight
 
     def _as_stored(self, matrix: Matrix, columns: int) -> LinearWeight:
@@ -153,7 +195,7 @@ class _Filler:
     def _dense(self, matrix: Matrix, sources: Mapping[str, Rows], columns: int) -> LinearWeight:
         """A float matrix from its parts, converted to the model's dtype."""
         num_rows = matrix.owner.weight.out_features
-        if len(sources) == 1 and self._packs(matrix.owner.weight):
+        if len(sources) == 1 and self._packs(matrix, matrix.owner.weight):
             (rows,) = sources.values()
             view = rows(0, num_rows)
             if view.dtype == self.dtype:
@@ -183,12 +225,12 @@ class _Filler:
             order=moved(weight.order),
         )
 
-    def _packs(self, weight: LinearWeight) -> bool:
-        """Whether the kernel that will multiply by a matrix of this format repacks it."""
-        x = torch.empty(1, weight.in_features, dtype=self.dtype, device=self.device)
-        return self.device.type == "cpu" and ops.linear.implementation(x, weight) is not ops.linear.reference
-
-    def _pack(self, weight: LinearWeight) -> None:
-        """Lets the kernel that will run repack a matrix, and frees the original."""
-        if self._packs(weight):
-            cpu.prepare(weight, release=True)
+    def _packs(self, matrix: Matrix, weight: LinearWeight) -> bool:
+        """Whether the kernel that will read a matrix of this format repacks it."""
+        if self.device.type != "cpu":
+            return False
+        if matrix.is_embedding and not is_head(matrix, self.config):
+            ids = torch.zeros(1, dtype=torch.int64)
+            return ops.embedding.implementation(ids, weight, self.dtype) is not ops.embedding.reference
+        x = torch.empty(1, weight.in_features, dtype=self.dtype)
+        return ops.linear.implementation(x, weight) is not ops.linear.reference

@@ -1,31 +1,24 @@
-"""`quire serve`: HTTP in this process, the engine in a child, and an orderly end."""
+"""`quire serve`: HTTP in this process, the engine in a child, and an orderly end.
+
+The engine's process starts first, as it takes longest; what serves HTTP is imported meanwhile.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import importlib
 import logging
-import signal
 import socket
-from collections.abc import Generator
+from collections.abc import Callable
 from dataclasses import replace
-from types import FrameType
-
-import uvicorn
-from fastapi import FastAPI
 
 from ..engine.async_engine import AsyncEngine
 from ..engine.config import EngineConfig
 from ..errors import QuireError
 from . import logs
-from .app import create_app
-from .context import ServerContext
-from .http_protocol import limited_protocol
 from .settings import ServerSettings, check_bind_address, read_api_key
 
 logger = logging.getLogger("quire.server")
-
-FLUSH_SECONDS = 2  # for answers that are complete but not yet taken by their clients
 
 
 def serve(
@@ -54,11 +47,10 @@ def serve(
     if settings.api_key is None:
         settings = replace(settings, api_key=read_api_key())
     check_bind_address(host, settings)
-    loop_factory = uvicorn.Config("", log_config=None).get_loop_factory()  # uvloop's if it is installed
     with (
         logs.in_background(),
         _bind(host, port) as listening,
-        asyncio.Runner(loop_factory=loop_factory) as runner,
+        asyncio.Runner(loop_factory=_loop_factory()) as runner,
     ):
         runner.run(_serve(config, listening, settings))
 
@@ -76,9 +68,26 @@ def _bind(host: str, port: int) -> socket.socket:
     return listening
 
 
-async def _serve(config: EngineConfig, listening: socket.socket, settings: ServerSettings) -> None:
-    engine = await AsyncEngine.start(config)
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop's, if it is installed."""
     try:
+        return importlib.import_module("uvloop").new_event_loop
+    except ImportError:
+        return None
+
+
+def _import_server() -> None:
+    """Imports what serves HTTP, which takes half a second."""
+    importlib.import_module(".app", __package__)
+    importlib.import_module(".draining", __package__)
+
+
+async def _serve(config: EngineConfig, listening: socket.socket, settings: ServerSettings) -> None:
+    engine = await AsyncEngine.start(config, meanwhile=_import_server)
+    try:
+        from .app import create_app
+        from .draining import DrainingServer
+
         server = DrainingServer(create_app(engine, settings), settings)
         host, port = listening.getsockname()[:2]
         logger.info(
@@ -87,60 +96,3 @@ async def _serve(config: EngineConfig, listening: socket.socket, settings: Serve
         await server.serve(sockets=[listening])
     finally:
         await engine.shutdown()
-
-
-class DrainingServer(uvicorn.Server):
-    """uvicorn that, on a signal, keeps listening until the requests that run have ended."""
-
-    def __init__(self, app: FastAPI, settings: ServerSettings) -> None:
-        config = uvicorn.Config(
-            app,
-            http=limited_protocol(settings),
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            timeout_keep_alive=settings.keep_alive_timeout,
-            timeout_graceful_shutdown=FLUSH_SECONDS,
-        )
-        super().__init__(config)
-        self.context: ServerContext = app.state.context
-        self._deadline: float | None = None
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Generator[None]:
-        """Drains on the first SIGTERM or SIGINT; the second does what signals do by default."""
-        signals = (signal.SIGTERM, signal.SIGINT)
-
-        def drain(number: int, frame: FrameType | None) -> None:
-            for each in signals:
-                signal.signal(each, signal.SIG_DFL)
-            self.context.draining = True
-
-        before = [(each, signal.signal(each, drain)) for each in signals]
-        try:
-            yield
-        finally:
-            for each, handler in before:
-                signal.signal(each, handler)
-
-    async def on_tick(self, counter: int) -> bool:
-        """Ten times a second: is it over?"""
-        if await super().on_tick(counter):
-            return True
-        context = self.context
-        if not context.draining:
-            return False
-        now = asyncio.get_running_loop().time()
-        if self._deadline is None:
-            self._deadline = now + context.settings.drain_timeout
-            logger.info("draining: %d requests are running", context.num_in_flight)
-        if context.num_in_flight == 0:
-            return True
-        if now < self._deadline:
-            return False
-        logger.warning("%d requests did not end in time and get an error", context.num_in_flight)
-        await context.engine.shutdown()
-        return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Not the user's own; the models of most tests are too small to be kept.
+os.environ["QUIRE_CACHE_DIR"] = os.path.join(tempfile.gettempdir(), f"quire-tests-{os.getpid()}")
 
 import pytest
 

@@ -143,3 +143,29 @@ def test_importing_quire_is_cheap() -> None:
     heavy = ("torch", "transformers", "fastapi", "numpy", "typer")
     done = run(f"import quire, sys; print([name for name in {heavy!r} if name in sys.modules])")
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+def test_the_servers_process_never_loads_torch() -> None:
+    heavy = ("torch", "numpy", "transformers")
+    done = run(
+        f"""
+import sys
+import quire.cli.serve, quire.server.main, quire.server.app, quire.server.draining
+print([name for name in {heavy!r} if name in sys.modules])
+"""
+    )
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+def test_the_engines_process_never_loads_transformers() -> None:
+    done = run(
+        """
+import sys
+from quire.engine import engine_process
+from quire.engine.build import build_engine
+from quire.engine.config import EngineConfig
+build_engine(EngineConfig(model="embedded", weight_cache=False))
+print([name for name in ("transformers", "fastapi", "uvicorn", "jinja2") if name in sys.modules])
+"""
+    )
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr

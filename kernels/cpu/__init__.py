@@ -21,7 +21,15 @@ from .linear import (
     prepare,
     quantize_weight,
 )
-from .ops import add_rms_norm, gelu_and_mul, paged_attention, rms_norm, rope_and_cache_write, silu_and_mul
+from .ops import (
+    add_rms_norm,
+    argmax,
+    gelu_and_mul,
+    paged_attention,
+    rms_norm,
+    rope_and_cache_write,
+    silu_and_mul,
+)
 from .recorder import NotRecordable, RecordedForward
 
 __all__ = [
@@ -31,6 +39,7 @@ __all__ = [
     "PackedQuantized",
     "RecordedForward",
     "add_rms_norm",
+    "argmax",
     "cpu_features",
     "embedding",
     "gelu_and_mul",

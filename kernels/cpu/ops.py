@@ -235,3 +235,15 @@ def paged_attention(
         0 if sinks is None else sinks.data_ptr(),
     )
     return out
+
+
+def argmax(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """See `reference.argmax`."""
+    logits = logits.contiguous()
+    rows, columns = logits.shape
+    if columns == 0:
+        raise ValueError("argmax needs at least one column")
+    values = torch.empty(rows, dtype=torch.float32)
+    indices = torch.empty(rows, dtype=torch.int64)
+    _C.argmax(logits.data_ptr(), rows, columns, values.data_ptr(), indices.data_ptr())
+    return values, indices

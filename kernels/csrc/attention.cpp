@@ -14,6 +14,8 @@ namespace {
 constexpr int kRowsPerItem = 64;
 // Below so many items per thread, chunks become tasks of their own.
 constexpr int kItemsPerThread = 3;
+// Runs of items per thread, so that threads end together.
+constexpr int kRunsPerThread = 4;
 
 void check_blocks(const AttentionArgs& a) {
   for (int s = 0; s < a.num_seqs; ++s) {
@@ -123,9 +125,16 @@ void paged_attention(const AttentionArgs& args) {
     run_split(args, items, table, work / longest);
     return;
   }
-  parallel_for(static_cast<std::int64_t>(items.size()), work, [&](std::int64_t i) {
-    const AttentionItem& item = items[static_cast<std::size_t>(i)];
-    table.attention(args, item, scratch_for(args, item, table));
+  // Neighbouring items go to one thread, so that it knows what comes next.
+  const std::int64_t count = static_cast<std::int64_t>(items.size());
+  const std::int64_t run = std::clamp<std::int64_t>(count / (kRunsPerThread * num_threads()), 1, 8);
+  parallel_for(ceil_div(count, run), work * run, [&](std::int64_t task) {
+    const std::int64_t begin = task * run, end = std::min(count, begin + run);
+    for (std::int64_t i = begin; i < end; ++i) {
+      AttentionItem& item = items[static_cast<std::size_t>(i)];
+      item.next = i + 1 < end ? &item + 1 : nullptr;
+      table.attention(args, item, scratch_for(args, item, table));
+    }
   });
 }
 

@@ -2,7 +2,8 @@
 //
 // The keys of a sequence are cut into chunks of kKeyChunk from position 0. For a query, each chunk gives a
 // maximum m, a sum l = sum exp(s - m) and weighted values o = sum exp(s - m) v, computed from that query
-// and the keys it sees in the chunk alone. Chunks merge in ascending order by online softmax (Milakov &
+// and the keys it sees in the chunk alone. Where there are bf16 dot products, and queries and cache are bf16,
+// the weights exp(s - m) are rounded to bf16, as on GPUs, and l is the sum of the rounded ones. Chunks merge in ascending order by online softmax (Milakov &
 // Gimelshein, 2018). So a query's bits do not depend on which queries share its block, on how the prompt
 // was cut, or on whether chunks were computed one after the other or by different threads.
 
@@ -19,6 +20,7 @@ struct AttentionScratch {
   float *maxima, *sums;              // [rows], the merged m and l
   float *chunk_maxima, *chunk_sums;  // [rows], this chunk's m and l
   char* padded;                      // copies of the values, if the head size is no multiple of 16
+  char* zeros;                       // a row of values
 };
 
 inline int padded_size(const AttentionArgs& a) { return ceil_div(a.head_size, kLanes) * kLanes; }
@@ -44,6 +46,7 @@ inline std::size_t lay_out(const AttentionArgs& a, int rows, char* base, Attenti
   s.chunk_maxima = floats(n);
   s.chunk_sums = floats(n);
   s.padded = place(a.head_size % kLanes ? kKeyChunk * width * 4 : 0);
+  s.zeros = place(width * 4);
   return used;
 }
 
@@ -78,6 +81,8 @@ struct Attention {
   Tiling tiling;
   const C* keys[kKeyChunk];
   const C* value_rows[kKeyChunk];
+  const C* next_keys[kKeyChunk];  // of the next item's first chunk
+  int num_next_keys = 0;
 
   Attention(const AttentionArgs& args, const AttentionItem& i, void* scratch) : a(args), item(i) {
     group = a.num_heads / a.num_kv_heads;
@@ -90,7 +95,15 @@ struct Attention {
 #endif
     steps = sizeof(C) == 4 ? a.head_size : ceil_div(a.head_size, 2);
     tiling = Tiling::of(rows, largest_tile(kind));
+    __builtin_memset(s.zeros, 0, static_cast<unsigned>(width) * 4);
   }
+
+#if defined(QUIRE_PAIR_DOT)
+  // Whether weights are rounded to bf16, so that values are weighed by dot products of pairs of keys.
+  static constexpr bool kPairWeights = sizeof(C) == 2 && sizeof(T) == 2;
+#else
+  static constexpr bool kPairWeights = false;
+#endif
 
   int position_of(int row) const { return item.first_position + row / group; }
 
@@ -112,17 +125,26 @@ struct Attention {
     }
   }
 
-  // Finds keys begin..end - 1 of a chunk in the cache.
-  void find_keys(int chunk, KeyRange range) {
+  // Calls put(j, key) for keys begin..end - 1 of a chunk of an item, with the key's place in the cache.
+  template <class F>
+  void each_key(const AttentionItem& of, int chunk, KeyRange range, const F& put) const {
     const C* cache = reinterpret_cast<const C*>(a.cache);
-    const std::int32_t* table = a.block_tables + item.seq * a.table_width;
-    for (int j = range.begin; j < range.end; ++j) {
-      const int position = chunk * kKeyChunk + j;
-      const std::int64_t block = table[position / a.block_size];
-      const std::int64_t first = (block * a.num_kv_heads + item.kv_head) * a.block_size;
-      keys[j] = cache + (first + position % a.block_size) * a.head_size;
-      value_rows[j] = keys[j] + a.value_offset;
+    const int position = chunk * kKeyChunk + range.begin;
+    int offset = position % a.block_size;
+    const std::int32_t* block = a.block_tables + of.seq * a.table_width + position / a.block_size;
+    for (int j = range.begin; j < range.end; ++block, offset = 0) {
+      const std::int64_t head = std::int64_t{*block} * a.num_kv_heads + of.kv_head;
+      const C* first = cache + head * a.block_size * a.head_size;
+      for (; offset < a.block_size && j < range.end; ++offset, ++j) put(j, first + offset * a.head_size);
     }
+  }
+
+  void find_keys(int chunk, KeyRange range) {
+    each_key(item, chunk, range, [this](int j, const C* key) {
+      keys[j] = key;
+      value_rows[j] = key + a.value_offset;
+    });
+    fetch(keys, range.begin, range.begin + 2 * kPanel < range.end ? range.begin + 2 * kPanel : range.end);
     if (a.head_size % kLanes == 0) return;
     C* copy = reinterpret_cast<C*>(s.padded);
     for (int j = range.begin; j < range.end; ++j, copy += width) {
@@ -132,10 +154,36 @@ struct Attention {
     }
   }
 
+  // Finds the keys that the next item starts with, if this one is short enough to fetch them on the way.
+  void find_next_keys() {
+    if (!item.next || rows > kValueRows) return;
+    const AttentionItem& next = *item.next;
+    const KeyRange low = visible(a, next.first_position, next.first_chunk);
+    const KeyRange high = visible(a, next.first_position + next.num_tokens - 1, next.first_chunk);
+    if (low.begin >= high.end) return;
+    int count = 0;
+    each_key(next, next.first_chunk, {low.begin, high.end}, [&](int, const C* key) { next_keys[count++] = key; });
+    num_next_keys = count;
+  }
+
+  // Blocks lie anywhere in memory, where no hardware foresees them: they are fetched ahead of their use.
+  void fetch(const C* const* rows_of_cache, int begin, int end) const {
+    const int bytes = static_cast<int>(sizeof(C)) * a.head_size;
+    for (int j = begin; j < end; ++j) {
+      const char* p = reinterpret_cast<const char*>(rows_of_cache[j]);
+      for (int i = 0; i < bytes; i += 64) __builtin_prefetch(p + i);
+    }
+  }
+
   // scores[row][key] for the panels of 32 keys that overlap the range.
   void score(KeyRange range) {
     const Vec scale = set1(a.scale), cap = set1(a.softcap);
     for (int panel = range.begin / kPanel * kPanel; panel < range.end; panel += kPanel) {
+      const int begin = panel > range.begin ? panel : range.begin;
+      const int end = panel + kPanel < range.end ? panel + kPanel : range.end;
+      fetch(keys, end + kPanel < range.end ? end + kPanel : range.end,
+            end + 2 * kPanel < range.end ? end + 2 * kPanel : range.end);
+      if (a.head_size % kLanes == 0) fetch(value_rows, begin, end);
       pack_keys(panel, range);
       const char* queries = s.queries;
       for (int tile = 0; tile < tiling.tiles; ++tile) {
@@ -177,7 +225,7 @@ struct Attention {
     }
   }
 
-  // Turns a row's scores into weights exp(s - m); returns m and the sum.
+  // Turns a row's scores into weights exp(s - m), in place, as fp32 or bf16; returns m and the sum.
   static void softmax(float* scores, KeyRange range, float& maximum, float& total) {
     const int first = range.begin / kLanes * kLanes;
     Vec largest_lanes = set1(-__builtin_inff());
@@ -191,8 +239,13 @@ struct Attention {
     const Vec m = set1(maximum);
     Vec sums = zero();
     for (int j = first; j < range.end; j += kLanes) {
-      const Vec weight = exp(sub(load(scores + j), m));
-      store(scores + j, weight);
+      Vec weight = exp(sub(load(scores + j), m));
+      if constexpr (kPairWeights) {  // the sum is of the rounded weights, so that they sum to one
+        weight = round_to_bf16(weight);
+        store(reinterpret_cast<Bf16*>(scores) + j, weight);
+      } else {
+        store(scores + j, weight);
+      }
       sums = add(sums, weight);
     }
     total = sum(sums);
@@ -228,8 +281,51 @@ struct Attention {
     }
   }
 
+#if defined(QUIRE_PAIR_DOT)
+  // The same for pairs of keys and bf16 weights: begin and end are even, and value rows that are not to be
+  // weighed are zeros.
+  template <int R, int N>
+  void weigh_pairs(int row, int begin, int end, int channel, const C* const* values) {
+    if (begin >= end) return;
+    float* out = s.values + row * width + channel;
+    const std::int32_t* weights = reinterpret_cast<const std::int32_t*>(s.scores + row * kKeyChunk);
+    Vec sums[R][N];
+    QUIRE_UNROLL(8)
+    for (int r = 0; r < R; ++r) {
+      QUIRE_UNROLL(4)
+      for (int n = 0; n < N; ++n) sums[r][n] = load(out + r * width + n * kLanes);
+    }
+    for (int j = begin; j < end; j += 2) {
+      if (j + 1 < num_next_keys && channel == 0) fetch(next_keys, j, j + 2);
+      __m512i pairs[N];
+      interleave<N>(values[j] + channel, values[j + 1] + channel, pairs);
+      QUIRE_UNROLL(8)
+      for (int r = 0; r < R; ++r) {
+        const __m512bh weight = (__m512bh)_mm512_set1_epi32(weights[r * kKeyChunk + j / 2]);
+        QUIRE_UNROLL(4)
+        for (int n = 0; n < N; ++n) sums[r][n] = _mm512_dpbf16_ps(sums[r][n], weight, (__m512bh)pairs[n]);
+      }
+    }
+    QUIRE_UNROLL(8)
+    for (int r = 0; r < R; ++r) {
+      QUIRE_UNROLL(4)
+      for (int n = 0; n < N; ++n) store(out + r * width + n * kLanes, sums[r][n]);
+    }
+  }
+#endif
+
   template <int R>
   void weigh_rows(int row, int begin, int end) {
+#if defined(QUIRE_PAIR_DOT)
+    if constexpr (kPairWeights) {
+      int channel = 0;
+      for (; channel + kValueVectors * kLanes <= width; channel += kValueVectors * kLanes) {
+        weigh_pairs<R, kValueVectors>(row, begin, end, channel, value_rows);
+      }
+      for (; channel < width; channel += kLanes) weigh_pairs<R, 1>(row, begin, end, channel, value_rows);
+      return;
+    }
+#endif
     int channel = 0;
     for (; channel + kValueVectors * kLanes <= width; channel += kValueVectors * kLanes) {
       weigh_tile<R, kValueVectors>(row, begin, end, channel);
@@ -255,7 +351,9 @@ struct Attention {
       // Later rows sit at later positions, so both ends of their ranges only grow.
       const KeyRange low = visible(a, position_of(first), chunk);
       const KeyRange high = visible(a, position_of(first + count - 1), chunk);
-      const int begin = high.begin, end = low.end;
+      // Pairs of keys that all rows see.
+      const int begin = kPairWeights ? (high.begin + 1) / 2 * 2 : high.begin;
+      const int end = kPairWeights ? low.end / 2 * 2 : low.end;
       if (begin >= end) {
         for (int r = first; r < first + count; ++r) weigh_own(r, chunk, 0, kKeyChunk);
         continue;
@@ -269,7 +367,19 @@ struct Attention {
   // One row's visible keys within [begin, end).
   void weigh_own(int row, int chunk, int begin, int end) {
     const KeyRange range = visible(a, position_of(row), chunk);
-    weigh_rows<1>(row, range.begin > begin ? range.begin : begin, range.end < end ? range.end : end);
+    const int first = range.begin > begin ? range.begin : begin, last = range.end < end ? range.end : end;
+#if defined(QUIRE_PAIR_DOT)
+    if constexpr (kPairWeights) {
+      for (int j = first / 2 * 2; j < last; j += 2) {
+        const C* zero_row = reinterpret_cast<const C*>(s.zeros);
+        const C* pair[2] = {j < first ? zero_row : value_rows[j], j + 1 < last ? value_rows[j + 1] : zero_row};
+        // One pair, at the place where weigh_pairs looks for pair j.
+        for (int channel = 0; channel < width; channel += kLanes) weigh_pairs<1, 1>(row, j, j + 2, channel, pair - j);
+      }
+      return;
+    }
+#endif
+    weigh_rows<1>(row, first, last);
   }
 
   void merge(int row, float maximum, float total, const float* values) {
@@ -362,6 +472,7 @@ struct Attention {
 
   void run() {
     pack_queries();
+    find_next_keys();
     if (!item.partials) clear_merged();
     for (int chunk = item.first_chunk; chunk < item.end_chunk; ++chunk) visit(chunk);
     if (!item.partials) write();

@@ -181,6 +181,12 @@ struct AttentionItem {
   float* partials;               // null: merge at once and write the output. Else
                                  // [chunk][row][16 + padded head size]: maximum, sum, 14 unused, values
   int first_partial;             // the chunk that `partials` starts with
+  const AttentionItem* next;     // what the same thread does next, whose first keys are fetched, or null
+};
+
+struct Largest {
+  float value;
+  std::int64_t index;
 };
 
 struct KernelTable {
@@ -204,6 +210,8 @@ struct KernelTable {
   std::size_t (*attention_scratch)(const AttentionArgs& args, int rows);
   void (*attention)(const AttentionArgs& args, const AttentionItem& item, void* scratch);
   void (*attention_merge)(const AttentionArgs& args, const AttentionItem& item, void* scratch);
+  // The largest of x[begin..end), and the first index that has it; NaN if any value is.
+  Largest (*largest)(const float* x, std::int64_t begin, std::int64_t end);
   // What the machine can do at best, for benchmarks.
   void (*probe_read)(const char* data, std::int64_t bytes);
   void (*probe_dot)(DotKind kind, std::int64_t operations);

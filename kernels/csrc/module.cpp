@@ -276,6 +276,10 @@ void paged_attention(Address q, std::int64_t q_stride, Address out, int type, st
   });
 }
 
+void argmax(Address x, std::int64_t rows, std::int64_t columns, Address values, Address indices) {
+  quire::argmax(at<const float>(x), rows, columns, at<float>(values), at<std::int64_t>(indices));
+}
+
 quire::StepInputs step_inputs(Address input_ids, Address positions, Address slots, std::int64_t tokens,
                               Address query_start, Address seq_lens, Address block_tables,
                               std::int64_t table_width, int num_seqs) {
@@ -348,6 +352,7 @@ PYBIND11_MODULE(_C, m) {
   define_program(program, &step_inputs);
   m.def("start_recording", &start_recording);
   m.def("stop_recording", &stop_recording);
+  m.def("argmax", &argmax, released);
   m.def("pack_weight", &pack_weight, released);
   m.def("packed_bytes", &packed_bytes);
   m.def("pack_quantized", &pack_quantized, released);

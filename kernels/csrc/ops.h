@@ -80,6 +80,9 @@ void rope_and_cache_write(const RopeArgs& args, std::int64_t tokens);
 // Throws std::out_of_range for a block outside of the cache, before anything is computed.
 void paged_attention(const AttentionArgs& args);
 
+// The largest value of each row of [rows, columns], and its first index; NaN if the row has one.
+void argmax(const float* x, std::int64_t rows, std::int64_t columns, float* values, std::int64_t* indices);
+
 // Seconds that all threads need for a task that only the machine limits: see _C.pyi.
 double probe(const std::string& kind, std::int64_t amount);
 

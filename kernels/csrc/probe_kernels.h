@@ -37,7 +37,7 @@ inline void probe_int8(std::int64_t operations) {
   const Ints w = load_ints(const_cast<const char*>(bytes)), x = w;
   Ints sums[kRows];
   QUIRE_UNROLL(16)
-  for (int r = 0; r < kRows; ++r) sums[r] = set1_int(0);
+  for (int r = 0; r < kRows; ++r) sums[r] = set1_int(r);  // different, or the compiler computes one
   for (std::int64_t done = 0; done < operations; done += kRows * kLanes * 4 * 2) {
     QUIRE_UNROLL(16)
     for (int r = 0; r < kRows; ++r) sums[r] = dot_nibbles(sums[r], w, x);

@@ -51,12 +51,18 @@ inline __m512i round_bits(Vec x) {
   return _mm512_mask_blend_epi32(nan, rounded, quiet);
 }
 
+#if defined(QUIRE_PAIR_DOT)
+// One instruction, which takes what is below 2^-126 for zero.
+inline __m256i narrow(Vec x) { return (__m256i)_mm512_cvtneps_pbh(x); }
+inline Vec round_to_bf16(Vec x) { return widen(narrow(x)); }
+#else
 inline __m256i narrow(Vec x) { return _mm512_cvtepi32_epi16(_mm512_srli_epi32(round_bits(x), 16)); }
 
 inline Vec round_to_bf16(Vec x) {
   const __m512i upper = _mm512_set1_epi32(static_cast<int>(0xffff0000));
   return _mm512_castsi512_ps(_mm512_and_si512(round_bits(x), upper));
 }
+#endif
 
 inline Vec load(const Bf16* p) { return widen(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
 inline Vec load_first(const Bf16* p, int n) { return widen(_mm256_maskz_loadu_epi16(first_lanes(n), p)); }
@@ -160,6 +166,31 @@ inline void transpose_words(const std::uint32_t* const rows[16], std::uint32_t* 
     _mm512_storeu_si512(out + (12 + c) * stride, _mm512_shuffle_i32x4(high, high2, 0xdd));
   }
 }
+
+#if defined(QUIRE_PAIR_DOT)
+// Channels of two rows as pairs: pairs[n] holds channels 16 n .. 16 n + 15 of a, each with b's beside it.
+template <int N>
+inline void interleave(const Bf16* a, const Bf16* b, __m512i (&pairs)[N]) {
+  if constexpr (N % 2 == 0) {
+    alignas(64) static const std::uint16_t kOrder[32] = {0, 32, 1, 33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
+                                                         8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47};
+    const __m512i first = _mm512_load_si512(kOrder);
+    const __m512i second = _mm512_add_epi16(first, _mm512_set1_epi16(16));
+    QUIRE_UNROLL(2)
+    for (int n = 0; n < N; n += 2) {
+      const __m512i x = _mm512_loadu_si512(a + n * kLanes), y = _mm512_loadu_si512(b + n * kLanes);
+      pairs[n] = _mm512_permutex2var_epi16(x, first, y);
+      pairs[n + 1] = _mm512_permutex2var_epi16(x, second, y);
+    }
+  } else {
+    for (int n = 0; n < N; ++n) {
+      const __m256i x = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(a + n * kLanes));
+      const __m256i y = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(b + n * kLanes));
+      pairs[n] = _mm512_or_si512(_mm512_cvtepu16_epi32(x), _mm512_slli_epi32(_mm512_cvtepu16_epi32(y), 16));
+    }
+  }
+}
+#endif
 
 // Shapes of the register tiles: see dot_tile.h and attention_kernels.h.
 constexpr int kFloatRows = 14, kPairRows = 12;

@@ -11,6 +11,7 @@
 #include "attention_kernels.h"
 #include "quantized_kernels.h"
 #include "quantize_kernels.h"
+#include "sampling_kernels.h"
 #include "probe_kernels.h"
 
 namespace quire::QUIRE_TARGET {
@@ -38,6 +39,7 @@ constexpr KernelTable kTable = {kFloatRows,
                                 attention_scratch,
                                 attention,
                                 attention_merge,
+                                row_largest,
                                 probe_read,
                                 probe_dot,
                                 probe_int8};

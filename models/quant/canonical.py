@@ -125,6 +125,13 @@ def zero_points(weight: LinearWeight) -> Tensor:
     return torch.full(weight.scales.shape, value, dtype=torch.int16, device=weight.data.device)
 
 
+def without_trivial_zeros(zeros: Tensor | None, middle: int) -> Tensor | None:
+    """Zero points as kernels read them, or None if all are the middle of the range: that is faster."""
+    if zeros is None or bool((zeros == middle).all()):
+        return None
+    return zeros.contiguous()
+
+
 def dense_rows(weight: LinearWeight) -> Rows:
     """The values of an integer matrix, computed some rows at a time."""
 

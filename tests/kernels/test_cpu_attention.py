@@ -68,8 +68,10 @@ def test_paged_attention(
     isa: str, shape: tuple[int, int, int, int], dtype: torch.dtype, cache_dtype: torch.dtype
 ) -> None:
     step, expected = step_and_reference(shape, dtype, cache_dtype)
+    # bf16 dot products take weights in bf16, so two roundings add up.
+    tolerance = 2**-7 if isa == "avx512_bf16" and dtype == cache_dtype == torch.bfloat16 else None
     for options, wanted in zip(OPTIONS, expected, strict=True):
-        assert_close(attend(cpu.paged_attention, step, options), wanted)
+        assert_close(attend(cpu.paged_attention, step, options), wanted, tolerance)
 
 
 @pytest.mark.parametrize("dtype", FLOATS)

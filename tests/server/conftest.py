@@ -13,7 +13,7 @@ import pytest
 
 from quire.server.app import create_app
 from quire.server.context import ServerContext
-from quire.server.main import DrainingServer
+from quire.server.draining import DrainingServer
 from quire.server.settings import ServerSettings
 
 from .fake_engine import FakeEngine
