@@ -46,8 +46,22 @@ class Program:
     ) -> list[tuple[str, float]]:
         """The same; returns each op's name and seconds."""
 
-def start_recording(capacity: int, /) -> Program:
-    """Raises RuntimeError if a program is being recorded already."""
+def start_recording(
+    input_ids: int,
+    positions: int,
+    slots: int,
+    tokens: int,
+    query_start: int,
+    seq_lens: int,
+    block_tables: int,
+    table_width: int,
+    num_seqs: int,
+    /,
+) -> Program:
+    """Ops that take other ids, positions, slots or sequences than these are refused with RuntimeError.
+
+    `tokens` is the most that a replay may have. Raises RuntimeError if a program is being recorded already.
+    """
 
 def stop_recording() -> None: ...
 def linear(

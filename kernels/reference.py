@@ -187,7 +187,8 @@ def quantize_weight(
     In each group the value of largest magnitude, m, decides the scale (of two, the negative one). int8
     takes `|m| / 127`. int4 has one more value below zero than above, and takes `m / -8`, so that m itself
     is met exactly (llama.cpp's Q4_0). The scale is rounded to its dtype first, and the values are rounded
-    in its terms.
+    in its terms; where its inverse is not finite, they are zeros. A group with a value that is not finite
+    gets the scale NaN.
 
     Args:
         dense: `[N, K]`, float.
@@ -201,9 +202,11 @@ def quantize_weight(
     values = F.pad(dense.float(), (0, groups * group_size - k)).view(n, groups, group_size)
     low, high = values.amin(-1, keepdim=True), values.amax(-1, keepdim=True)
     largest = torch.where(-low >= high, low, high)
-    scales = (largest / -8 if format == "int4" else largest.abs() / 127).to(scale_dtype)
-    inverse = torch.where(scales == 0, 0.0, 1.0 / scales.float())
-    q = torch.round(values * inverse)
+    largest = torch.where(torch.isfinite(largest), largest, torch.nan)
+    scales = largest / -8 if format == "int4" else largest.abs() / 127
+    scales = (scales + 0.0).to(scale_dtype)  # the sum makes the scale of zeros +0
+    inverse = 1.0 / scales.float()
+    q = torch.where(torch.isfinite(inverse), torch.round(values * inverse), 0.0)
     q = q.clamp(-8, 7) + 8 if format == "int4" else q.clamp(-127, 127)
     q = q.view(n, -1)[:, :k]
     if format == "int4":
@@ -219,14 +222,15 @@ def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
 
     Returns:
         int8 in the shape of x, and the scales, fp32 `[..., 1]`. A row with a value that is not finite
-        becomes zeros with the scale NaN, so that it poisons its own results and no others.
+        becomes zeros with the scale NaN, so that it poisons its own results and no others. A row so small
+        that `127 / max|x|` is not finite becomes zeros.
     """
     x32 = x.float()
     largest = x32.abs().amax(-1, keepdim=True)
     finite = torch.isfinite(largest)
     # A quotient, not `127.0 / largest`, which torch computes as a reciprocal times 127.
-    inverse = torch.where(finite & (largest > 0), torch.full_like(largest, 127.0) / largest, 0.0)
-    q = torch.where(finite, torch.round(x32 * inverse), 0.0).clamp(-127, 127)
+    inverse = torch.full_like(largest, 127.0) / largest
+    q = torch.where(finite & torch.isfinite(inverse), torch.round(x32 * inverse), 0.0).clamp(-127, 127)
     return q.to(torch.int8), torch.where(finite, largest / 127.0, torch.nan)
 
 

@@ -14,7 +14,7 @@ inline void store_part(T* p, Vec x, std::int64_t at, std::int64_t size) {
 }
 
 // Rounds a row to int8, q = round(x * 127 / max |x|); returns the scale, which is NaN (and q zero) if a
-// value is not finite. `values` has room for whole vectors.
+// value is not finite. q is zero, too, if 127 / max |x| is not finite. `values` has room for whole vectors.
 inline float quantize_row(float* values, int size, std::int8_t* q) {
   Vec most = zero(), poison = zero();
   for (int k = 0; k < size; k += kLanes) {
@@ -24,7 +24,8 @@ inline float quantize_row(float* values, int size, std::int8_t* q) {
   }
   const float largest_value = largest(most);
   const bool finite = sum(poison) == 0.0f;
-  const float inverse = finite && largest_value > 0 ? 127.0f / largest_value : 0.0f;
+  const float quotient = 127.0f / largest_value;
+  const float inverse = quotient - quotient == 0.0f ? quotient : 0.0f;
   const Vec factor = set1(inverse), low = set1(-127.0f), high = set1(127.0f);
   for (int k = 0; k < size; k += kLanes) {
     const Vec x = finite ? load_part(values, k, size) : zero();
