@@ -12,10 +12,9 @@ inline float round_scale(float scale, ScaleType type, char* out) {
     __builtin_memcpy(out, &half, 2);
     return half_to_float(half);
   }
-  Bf16 narrow[kLanes];
-  store(narrow, set1(scale));
-  __builtin_memcpy(out, narrow, 2);
-  return to_scalar(narrow[0]);
+  const Bf16 narrow = to_bf16(scale);
+  __builtin_memcpy(out, &narrow, 2);
+  return to_scalar(narrow);
 }
 
 // The value of largest magnitude, the negative one of two equals. NaN if a value is not finite.
