@@ -139,6 +139,7 @@ inline Ints load_ints(const void* p) {
   __builtin_memcpy(&r, p, sizeof(r));
   return r;
 }
+inline void store_ints(void* p, const Ints& x) { __builtin_memcpy(p, &x, sizeof(x)); }
 inline Ints set1_int(std::int32_t x) { QUIRE_LANES(x); }
 inline Ints add(const Ints& a, const Ints& b) { QUIRE_LANES(a.lane[i] + b.lane[i]); }
 inline Ints sub(const Ints& a, const Ints& b) { QUIRE_LANES(a.lane[i] - b.lane[i]); }
