@@ -3,6 +3,7 @@
 # make install  the set-up of `make test` alone; instant when nothing has changed
 # make lint     ruff and strict basedpyright
 # make nightly  the long simulations and sweeps
+# make sanitize the C++ kernels under the address, undefined-behaviour and thread sanitizers; a part of nightly
 # make bench    quire against transformers, with the ratios
 # make clean    remove .venv and everything that was built
 #
@@ -18,7 +19,7 @@ CPU_INDEX := https://download.pytorch.org/whl/cpu
 SETUP_INPUTS := pyproject.toml setup.py constraints.txt $(wildcard kernels/csrc/*)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test install lint nightly bench clean
+.PHONY: help serve test install lint nightly sanitize bench clean
 
 help:
 	@sed -n '/^[^#]/q; s/^# \{0,1\}//p' Makefile
@@ -38,6 +39,9 @@ lint: install
 
 nightly: install
 	$(BIN)/pytest -m nightly
+
+sanitize: install
+	$(BIN)/pytest -m nightly tests/kernels/test_sanitizers.py
 
 bench: install
 	$(BIN)/python benchmarks/throughput.py
