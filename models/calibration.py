@@ -8,7 +8,7 @@ the errors of all layers before it included, and at no time does more than one l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence, Set
 from contextlib import contextmanager
 
 import torch
@@ -21,12 +21,45 @@ from ..kernels.types import AttentionMetadata, LinearWeight
 from .causal_lm import CausalLM, DecoderLayer
 from .layers import Layer, Linear, Matrix
 from .quant.gptq_quantizer import GptqOptions, QuantizedMatrix, quantize_matrix
+from .quant.gptq_writer import can_store
 
 BLOCK_SIZE = 16
 """Tokens per block of the cache that a window is computed with."""
 
-Packable = Callable[[Matrix], bool]
-"""Whether a matrix shall be rounded."""
+
+def linears(layer: Layer, prefix: str = "") -> Iterator[tuple[str, Linear]]:
+    """Yields the linear layers below a layer, by their names in it: `mlp.gate_up_proj`."""
+    for name, child in layer.children():
+        if isinstance(child, Linear):
+            yield prefix + name, child
+        else:
+            yield from linears(child, f"{prefix}{name}.")
+
+
+def float_modules(model: CausalLM, options: GptqOptions) -> set[str]:
+    """The modules of decoder layers that GPTQ's layout cannot store, by their names in their layer.
+
+    Matrices of one input run as one, so all of them are integers or none, and that one is named, too:
+    vLLM looks for `mlp.gate_up_proj`. So is a module that could be stored in some layers only.
+
+    Raises:
+        ModelError: It can store none.
+    """
+    found: set[str] = set()
+    names: set[str] = set()
+    for layer in model.model.layers:
+        for name, linear in linears(layer):
+            names.add(name)
+            (matrix,) = linear.matrices(f"{name}.")
+            columns = linear.weight.in_features
+            if not all(can_store(rows, columns, options) for rows in matrix.parts.values()):
+                found |= {name, *matrix.parts}
+    if names <= found:
+        raise ModelError(
+            f"GPTQ's format cannot store any matrix of this model in {options.bits} bits with a group size "
+            f"of {options.group_size}: nothing to quantize"
+        )
+    return found
 
 
 class RecordingLinear(Linear):
@@ -52,7 +85,7 @@ def quantize_model(
     model: CausalLM,
     windows: Sequence[Sequence[int]],
     options: GptqOptions,
-    packable: Packable,
+    skipped: Set[str] = frozenset(),
     *,
     progress: bool = False,
 ) -> dict[str, QuantizedMatrix]:
@@ -62,11 +95,11 @@ def quantize_model(
         model: A float model on the CPU. Its matrices are replaced by what they are rounded to.
         windows: Token ids, none longer than the model's context.
         options: The format.
-        packable: Which matrices are rounded.
+        skipped: Linear layers that stay as they are, by their names in their decoder layer.
         progress: Whether to draw a bar.
 
     Returns:
-        The rounded modules by the checkpoint's names.
+        The rounded modules by their names in the model.
 
     Raises:
         ModelError: A matrix cannot be rounded, naming it.
@@ -75,13 +108,12 @@ def quantize_model(
     passes = LayerPasses(model, windows)
     layers = tqdm(model.model.layers, desc="Quantizing", unit=" layers", disable=not progress)
     for index, layer in enumerate(layers):
-        matrices = [matrix for matrix in layer.matrices(f"model.layers.{index}.") if packable(matrix)]
-        if matrices:
-            with recording(layer) as recorders:
-                passes.run(layer, keep=False)
-            for matrix in matrices:
-                hessian = next(r.hessian for r in recorders if r.linear is matrix.owner)
-                found |= _quantize(matrix, hessian, options, model.dtype)
+        chosen = {name: linear for name, linear in linears(layer) if name not in skipped}
+        with recording(layer, list(chosen.values())) as recorders:
+            passes.run(layer, keep=False)
+        for (name, linear), recorder in zip(chosen.items(), recorders, strict=True):
+            (matrix,) = linear.matrices(f"model.layers.{index}.{name}.")
+            found |= _quantize(matrix, recorder.hessian, options, model.dtype)
         passes.run(layer, keep=True)
     return found
 
@@ -106,18 +138,27 @@ def _quantize(
 
 
 @contextmanager
-def recording(layer: Layer) -> Generator[list[RecordingLinear]]:
-    """Replaces the linear layers below a layer by recording ones, and puts them back in the end."""
+def recording(layer: Layer, chosen: Sequence[Linear]) -> Generator[list[RecordingLinear]]:
+    """Replaces some linear layers below a layer by recording ones, and puts them back in the end.
+
+    Args:
+        layer: The layer.
+        chosen: The linear layers.
+
+    Yields:
+        The recording layers, in the order of those that they stand for.
+    """
+    recorders = {id(linear): RecordingLinear(linear) for linear in chosen}
     replaced = [
-        (parent, name, RecordingLinear(child))
+        (parent, name, recorders[id(child)])
         for parent in _with_descendants(layer)
         for name, child in vars(parent).items()
-        if isinstance(child, Linear)
+        if id(child) in recorders
     ]
     for parent, name, recorder in replaced:
         setattr(parent, name, recorder)
     try:
-        yield [recorder for _, _, recorder in replaced]
+        yield list(recorders.values())
     finally:
         for parent, name, recorder in replaced:
             setattr(parent, name, recorder.linear)

@@ -26,7 +26,7 @@ whole rows, or their sizes divide it, so that a group's columns are up to date w
 GROUP_SIZES = (32, 64, 128)
 
 NUM_CANDIDATES = 24
-CANDIDATE_RANGE = (0.7, 1.25)
+CANDIDATE_RANGE = (0.7, 1.4)
 """Scales are tried that stretch or shrink the grid to so many times a group's largest value. Where the
 largest value is alone, cutting it off is better; where it can be met by a positive level, stretching is."""
 
@@ -209,4 +209,3 @@ def _as_half(scale: Tensor) -> Tensor:
     """The scale that is stored, as fp32. One too large for fp16 becomes the largest that is not."""
     limit = torch.finfo(torch.float16).max
     return scale.clamp(-limit, limit).half().float()
-
