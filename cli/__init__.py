@@ -11,6 +11,7 @@ from .. import __version__
 from ..errors import QuireError
 from .chat import chat
 from .doctor import doctor
+from .eval import evaluate
 from .generate import generate
 from .serve import serve
 
@@ -24,6 +25,7 @@ app = typer.Typer(
 )
 for command in (serve, generate, chat, doctor):
     app.command()(command)
+app.command("eval")(evaluate)
 
 
 def _print_version(wanted: bool) -> None:

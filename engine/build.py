@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..errors import ModelTooLarge
 from ..kernels import ops
+from ..kernels.types import CACHE_SCALE_BYTES
 from ..models import footprint
 from ..models.causal_lm import CausalLM
 from ..models.config import ModelConfig
@@ -50,6 +51,7 @@ class ModelChoice:
     config: ModelConfig
     device: torch.device
     dtype: torch.dtype
+    cache_dtype: torch.dtype
     max_model_len: int
 
 
@@ -63,14 +65,21 @@ def choose(config: EngineConfig) -> ModelChoice:
     found = find_model(config)
     device = _device(config.device)
     dtype = _dtype(config.dtype, found.config, device)
-    return ModelChoice(found.folder, found.config, device, dtype, found.max_model_len)
+    cache = config.kv_cache_dtype
+    cache_dtype = dtype if cache == "auto" else getattr(torch, cache)
+    return ModelChoice(found.folder, found.config, device, dtype, cache_dtype, found.max_model_len)
 
 
 def kv_cache_shape(choice: ModelChoice, block_size: int) -> KVCacheShape:
     """What a cache block of this model costs."""
-    model = choice.config
+    model, dtype = choice.config, choice.cache_dtype
     return KVCacheShape(
-        model.num_layers, model.num_kv_heads, model.head_size, block_size, choice.dtype.itemsize
+        num_layers=model.num_layers,
+        num_kv_heads=model.num_kv_heads,
+        head_size=model.head_size,
+        block_size=block_size,
+        dtype_size=dtype.itemsize,
+        scale_size=CACHE_SCALE_BYTES if dtype == torch.int8 else 0,
     )
 
 
@@ -160,7 +169,7 @@ def _activation_bytes(config: EngineConfig, choice: ModelChoice, model: CausalLM
         model,
         kv_cache_shape(choice, config.block_size),
         device=choice.device,
-        dtype=choice.dtype,
+        dtype=choice.cache_dtype,
         num_tokens=num_tokens,
         num_seqs=config.max_num_seqs,
         max_model_len=choice.max_model_len,
@@ -198,16 +207,16 @@ def plan_memory(config: EngineConfig, choice: ModelChoice, *, to_come: int = 0) 
 
 
 def allocate_kv_caches(choice: ModelChoice, plan: MemoryPlan) -> list[Tensor]:
-    """One zeroed cache per layer, `[2, num_blocks, num_kv_heads, block_size, head_size]`."""
-    shape = plan.shape
-    dims = (2, plan.num_blocks, shape.num_kv_heads, shape.block_size, shape.head_size)
+    """One zeroed cache per layer, `[2, num_blocks, num_kv_heads, block_size, head_size]` and its scale."""
+    shape, dtype = plan.shape, choice.cache_dtype
+    dims = (2, plan.num_blocks, shape.num_kv_heads, shape.block_size, shape.bytes_per_head // dtype.itemsize)
     if choice.device.type != "cpu":
-        return [torch.zeros(dims, dtype=choice.dtype, device=choice.device) for _ in range(shape.num_layers)]
+        return [torch.zeros(dims, dtype=dtype, device=choice.device) for _ in range(shape.num_layers)]
     # numpy asks the system for zeroed pages, which cost nothing until they are written;
     # torch.zeros would touch every page of a pool that may never be used in full.
     num_bytes = plan.num_blocks * shape.bytes_per_block // shape.num_layers
     return [
-        torch.from_numpy(np.zeros(num_bytes, dtype=np.uint8)).view(choice.dtype).view(dims)
+        torch.from_numpy(np.zeros(num_bytes, dtype=np.uint8)).view(dtype).view(dims)
         for _ in range(shape.num_layers)
     ]
 

@@ -25,6 +25,7 @@ class KVCacheShape:
 
     Attributes:
         dtype_size: Bytes of one element.
+        scale_size: Bytes of each head's scale, in int8 caches.
     """
 
     num_layers: int
@@ -32,11 +33,17 @@ class KVCacheShape:
     head_size: int
     block_size: int
     dtype_size: int
+    scale_size: int = 0
 
     @property
     def bytes_per_token(self) -> int:
         """Keys and values of one token in all layers."""
-        return 2 * self.num_layers * self.num_kv_heads * self.head_size * self.dtype_size
+        return 2 * self.num_layers * self.num_kv_heads * self.bytes_per_head
+
+    @property
+    def bytes_per_head(self) -> int:
+        """One token's key or value of one head."""
+        return self.head_size * self.dtype_size + self.scale_size
 
     @property
     def bytes_per_block(self) -> int:
@@ -73,9 +80,14 @@ class MemoryPlan:
             f"KV cache: {self.num_blocks:,} blocks of {shape.block_size} tokens = "
             f"{self.num_tokens:,} tokens, {format_bytes(self.num_blocks * shape.bytes_per_block)} "
             f"({self.reason}). One token takes 2 x {shape.num_layers} layers x {shape.num_kv_heads} KV heads "
-            f"x {shape.head_size} x {shape.dtype_size} bytes = {shape.bytes_per_token:,} bytes; "
+            f"x {_head_arithmetic(shape)} bytes = {shape.bytes_per_token:,} bytes; "
             f"{self.num_tokens / self.max_model_len:.1f} requests of {self.max_model_len:,} tokens fit."
         )
+
+
+def _head_arithmetic(shape: KVCacheShape) -> str:
+    channels = f"{shape.head_size} x {shape.dtype_size}"
+    return f"({channels} + {shape.scale_size})" if shape.scale_size else channels
 
 
 def plan_pool(

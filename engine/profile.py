@@ -27,14 +27,15 @@ def run_largest_step(
     Args:
         model: The loaded model.
         shape: Of the cache.
-        device, dtype: Of model and cache.
+        device: Of model and cache.
+        dtype: Of the cache.
         num_tokens: The step's token budget.
         num_seqs: Most requests that sample in one step.
         max_model_len: No sequence of the step is longer.
     """
     length = min(num_tokens, max_model_len)
     num_blocks = -(-length // shape.block_size)
-    dims = (2, num_blocks, shape.num_kv_heads, shape.block_size, shape.head_size)
+    dims = (2, num_blocks, shape.num_kv_heads, shape.block_size, shape.bytes_per_head // dtype.itemsize)
     caches = [torch.zeros(dims, dtype=dtype, device=device) for _ in range(shape.num_layers)]
     # All sequences may share the cache: what the step computes is of no interest.
     starts = [*range(0, num_tokens, length), num_tokens]

@@ -1,7 +1,8 @@
 # ruff: noqa: N999 - C extensions are called _C
 """The C++ extension, as csrc/module.cpp defines it.
 
-An address is `Tensor.data_ptr()`, 0 for None. A dtype is 0 for float32 and 1 for bfloat16. Strides count
+An address is `Tensor.data_ptr()`, 0 for None. A dtype is 0 for float32 and 1 for bfloat16 (and,
+of KV caches, 2 for int8). Strides count
 elements. All functions but the small ones release the GIL. Nothing is checked here that `kernels/cpu` can.
 
 A layout of a quantised weight is six numbers: bits (8 or 4), N, K, the group size, the dtype of the scales
@@ -45,8 +46,22 @@ class Program:
     ) -> list[tuple[str, float]]:
         """The same; returns each op's name and seconds."""
 
-def start_recording(capacity: int, /) -> Program:
-    """Raises RuntimeError if a program is being recorded already."""
+def start_recording(
+    input_ids: int,
+    positions: int,
+    slots: int,
+    tokens: int,
+    query_start: int,
+    seq_lens: int,
+    block_tables: int,
+    table_width: int,
+    num_seqs: int,
+    /,
+) -> Program:
+    """Ops that take other ids, positions, slots or sequences than these are refused with RuntimeError.
+
+    `tokens` is the most that a replay may have. Raises RuntimeError if a program is being recorded already.
+    """
 
 def stop_recording() -> None: ...
 def linear(

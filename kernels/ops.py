@@ -67,7 +67,9 @@ class Op(Generic[P, R]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         first: Any = args[0]
         second: Any = args[1] if len(args) > 1 else None
-        key = (first.device.type, first.dtype, first.shape[-1], getattr(second, "format", None))
+        third: Any = args[2] if len(args) > 2 else None
+        dtype = third if isinstance(third, torch.dtype) else None  # of an embedding
+        key = (first.device.type, first.dtype, first.shape[-1], getattr(second, "format", None), dtype)
         chosen = self._chosen.get(key)
         if chosen is None:
             chosen = self._chosen[key] = self._choose(first.device.type, args, kwargs)

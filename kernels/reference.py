@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .types import AttentionMetadata, LinearWeight, WeightFormat
+from .types import CACHE_SCALE_BYTES, AttentionMetadata, LinearWeight, WeightFormat
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -42,6 +42,26 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat((first * cos - second * sin, second * cos + first * sin, rest), -1).to(x.dtype)
 
 
+def to_cache(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Heads `[..., head_size]` as a KV cache of a dtype holds them.
+
+    An int8 cache rounds each head by itself (`quantize_rows`) and keeps its scale, an fp32, in the four
+    bytes behind it: its rows have `head_size + 4` elements.
+    """
+    if dtype != torch.int8:
+        return x.to(dtype)
+    q, scale = quantize_rows(x)
+    return torch.cat((q, scale.contiguous().view(torch.int8)), -1)
+
+
+def from_cache(rows: Tensor) -> Tensor:
+    """The inverse of `to_cache`, as fp32."""
+    if rows.dtype != torch.int8:
+        return rows.float()
+    scale = rows[..., -CACHE_SCALE_BYTES:].contiguous().view(torch.float32)
+    return rows[..., :-CACHE_SCALE_BYTES].float() * scale
+
+
 def rope_and_cache_write(
     q: Tensor,
     k: Tensor,
@@ -60,7 +80,8 @@ def rope_and_cache_write(
         k: `[T, num_kv_heads, head_size]`.
         v: `[T, num_kv_heads, head_size]`.
         cos_sin: fp32 `[positions, rotary_dim]`: cosines, then sines.
-        kv_cache: `[2, num_blocks, num_kv_heads, block_size, head_size]`, written in place.
+        kv_cache: `[2, num_blocks, num_kv_heads, block_size, head_size]` (int8: `head_size + 4`, see
+            `to_cache`), written in place.
         meta: Gives positions and slots.
         q_norm: `[head_size]`, the per-head norm of Qwen3, or None.
         k_norm: Likewise for k.
@@ -75,8 +96,8 @@ def rope_and_cache_write(
         k = rms_norm(k, k_norm, norm_eps)
     cos, sin = cos_sin[meta.positions].chunk(2, -1)
     block, offset = meta.slot_mapping // meta.block_size, meta.slot_mapping % meta.block_size
-    kv_cache[0, block, :, offset] = rotate(k, cos, sin).to(kv_cache.dtype)
-    kv_cache[1, block, :, offset] = v.to(kv_cache.dtype)
+    kv_cache[0, block, :, offset] = to_cache(rotate(k, cos, sin), kv_cache.dtype)
+    kv_cache[1, block, :, offset] = to_cache(v, kv_cache.dtype)
     return rotate(q, cos, sin)
 
 
@@ -96,7 +117,7 @@ def paged_attention(
 
     Args:
         q: `[T, num_heads, head_size]`.
-        kv_cache: `[2, num_blocks, num_kv_heads, block_size, head_size]`.
+        kv_cache: `[2, num_blocks, num_kv_heads, block_size, head_size]` (int8: `head_size + 4`).
         meta: Gives each sequence's rows, length and block table.
         scale: Usually `head_size ** -0.5`.
         window: Sliding window in tokens, 0 for none.
@@ -115,7 +136,7 @@ def paged_attention(
             continue
         blocks = meta.block_tables[s, : -(-length // meta.block_size)].long()
         # [2, blocks, heads, block_size, size] -> [2, heads, length, size]
-        kv = kv_cache[:, blocks].transpose(1, 2).flatten(2, 3)[:, :, :length].float()
+        kv = from_cache(kv_cache[:, blocks].transpose(1, 2).flatten(2, 3)[:, :, :length])
         k, v = kv.repeat_interleave(groups, dim=1)
         scores = q[begin:end].float().transpose(0, 1) @ k.transpose(1, 2) * scale
         if softcap > 0:
@@ -166,7 +187,8 @@ def quantize_weight(
     In each group the value of largest magnitude, m, decides the scale (of two, the negative one). int8
     takes `|m| / 127`. int4 has one more value below zero than above, and takes `m / -8`, so that m itself
     is met exactly (llama.cpp's Q4_0). The scale is rounded to its dtype first, and the values are rounded
-    in its terms.
+    in its terms; where its inverse is not finite, they are zeros. A group with a value that is not finite
+    gets the scale NaN.
 
     Args:
         dense: `[N, K]`, float.
@@ -180,9 +202,11 @@ def quantize_weight(
     values = F.pad(dense.float(), (0, groups * group_size - k)).view(n, groups, group_size)
     low, high = values.amin(-1, keepdim=True), values.amax(-1, keepdim=True)
     largest = torch.where(-low >= high, low, high)
-    scales = (largest / -8 if format == "int4" else largest.abs() / 127).to(scale_dtype)
-    inverse = torch.where(scales == 0, 0.0, 1.0 / scales.float())
-    q = torch.round(values * inverse)
+    largest = torch.where(torch.isfinite(largest), largest, torch.nan)
+    scales = largest / -8 if format == "int4" else largest.abs() / 127
+    scales = (scales + 0.0).to(scale_dtype)  # the sum makes the scale of zeros +0
+    inverse = 1.0 / scales.float()
+    q = torch.where(torch.isfinite(inverse), torch.round(values * inverse), 0.0)
     q = q.clamp(-8, 7) + 8 if format == "int4" else q.clamp(-127, 127)
     q = q.view(n, -1)[:, :k]
     if format == "int4":
@@ -198,14 +222,15 @@ def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
 
     Returns:
         int8 in the shape of x, and the scales, fp32 `[..., 1]`. A row with a value that is not finite
-        becomes zeros with the scale NaN, so that it poisons its own results and no others.
+        becomes zeros with the scale NaN, so that it poisons its own results and no others. A row so small
+        that `127 / max|x|` is not finite becomes zeros.
     """
     x32 = x.float()
     largest = x32.abs().amax(-1, keepdim=True)
     finite = torch.isfinite(largest)
     # A quotient, not `127.0 / largest`, which torch computes as a reciprocal times 127.
-    inverse = torch.where(finite & (largest > 0), torch.full_like(largest, 127.0) / largest, 0.0)
-    q = torch.where(finite, torch.round(x32 * inverse), 0.0).clamp(-127, 127)
+    inverse = torch.full_like(largest, 127.0) / largest
+    q = torch.where(finite & torch.isfinite(inverse), torch.round(x32 * inverse), 0.0).clamp(-127, 127)
     return q.to(torch.int8), torch.where(finite, largest / 127.0, torch.nan)
 
 

@@ -7,6 +7,9 @@ from typing import Any, Literal
 
 import torch
 
+CACHE_SCALE_BYTES = 4
+"""An fp32 scale behind each head of an int8 KV cache."""
+
 WeightFormat = Literal["float32", "bfloat16", "float16", "int8", "int4"]
 
 FLOAT_FORMATS: dict[torch.dtype, WeightFormat] = {

@@ -7,9 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from quire.kernels import reference
 from quire.kernels.types import AttentionMetadata
 
 FLOATS = (torch.float32, torch.bfloat16)
+
+CACHES = (*FLOATS, torch.int8)
 
 # Relative to the largest value of the result. bf16 has 8 bits: one unit in the last place is 2^-8.
 TOLERANCE = {torch.float32: 3e-6, torch.bfloat16: 2**-8}
@@ -92,4 +95,10 @@ def make_step(
     )
     q, k, v = fused.split([num_heads, num_kv_heads, num_kv_heads], 1)
     cache = torch.randn(2, num_blocks, num_kv_heads, block_size, head_size, generator=generator)
-    return Step(q, k, v, cache.to(cache_dtype or dtype), make_meta(lengths, queries, block_size, tables))
+    return Step(
+        q,
+        k,
+        v,
+        reference.to_cache(cache, cache_dtype or dtype),
+        make_meta(lengths, queries, block_size, tables),
+    )

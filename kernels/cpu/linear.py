@@ -17,8 +17,17 @@ PANEL = 32
 PACKED_LAYOUT = 1
 """Version of the packed forms; a packed weight that was stored by another version must not be used."""
 
+MOST_INT8_COLUMNS = 65536
+"""Input features of a product with int8 activations: as many as its 32-bit sums hold."""
+
 _SCALE_CODES: dict[torch.dtype, int] = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 _BITS: dict[WeightFormat, int] = {"int8": 8, "int4": 4}
+
+
+def _check_index(index: Tensor) -> Tensor:
+    if index.dtype != torch.int64:
+        raise TypeError(f"rows are numbered in int64, got {index.dtype}")
+    return index.contiguous()
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +53,10 @@ class PackedDense:
 
     def rows_as(self, index: Tensor, dtype: torch.dtype) -> Tensor:
         """Rows `index` in a dtype. Raises IndexError for a row that is not there."""
+        index = _check_index(index)
         out = empty((index.shape[0], self.in_features), dtype)
         _C.read_dense_rows(
-            index.contiguous().data_ptr(),
+            index.data_ptr(),
             index.shape[0],
             self.data.data_ptr(),
             DTYPE_CODES[self.data.dtype],
@@ -100,9 +110,10 @@ class PackedQuantized:
 
     def rows_as(self, index: Tensor, dtype: torch.dtype) -> Tensor:
         """Rows `index` in a dtype. Raises IndexError for a row that is not there."""
+        index = _check_index(index)
         out = empty((index.shape[0], self.in_features), dtype)
         _C.read_quantized_rows(
-            index.contiguous().data_ptr(),
+            index.data_ptr(),
             index.shape[0],
             self.data.data_ptr(),
             *self.layout,
@@ -146,9 +157,9 @@ def _pack_dense(weight: LinearWeight) -> PackedDense:
 
 def _pack_quantized(weight: LinearWeight, scales: Tensor) -> PackedQuantized:
     n, k, group = weight.out_features, weight.in_features, weight.group_size
-    groups = -(-k // group)
-    if groups > 1 and group % 8:
+    if group < 1 or (group < k and group % 8):
         raise ValueError(f"a group size must be a multiple of 8, got {group}")
+    groups = -(-k // group)
     if scales.dtype not in _SCALE_CODES:
         raise TypeError(f"scales must be float32, bfloat16 or float16, got {scales.dtype}")
     columns = -(-k // 2) if weight.format == "int4" else k
@@ -157,11 +168,12 @@ def _pack_quantized(weight: LinearWeight, scales: Tensor) -> PackedQuantized:
             f"an {weight.format} weight of [{n}, {k}] in groups of {group} needs data [{n}, {columns}] and "
             f"scales [{n}, {groups}], got {list(weight.data.shape)} and {list(scales.shape)}"
         )
+    kind = torch.uint8 if weight.format == "int4" else torch.int8
+    if weight.data.dtype != kind:
+        raise TypeError(f"an {weight.format} weight has its data in {_name(kind)}, got {weight.data.dtype}")
     data, scales = weight.data.contiguous(), scales.contiguous()
-    zeros = None if weight.zeros is None else weight.zeros.to(torch.int16).contiguous()
+    zeros = None if weight.zeros is None else _check_zeros(weight.zeros, scales, min(group, k))
     order = None if weight.order is None else weight.order.to(torch.int32).contiguous()
-    if zeros is not None and zeros.shape != scales.shape:
-        raise ValueError(f"zero points must have the shape of the scales, got {list(zeros.shape)}")
     if order is not None and not torch.equal(order.sort().values, torch.arange(k, dtype=torch.int32)):
         raise ValueError("the order of columns is no permutation")
     packed = PackedQuantized(
@@ -176,6 +188,23 @@ def _pack_quantized(weight: LinearWeight, scales: Tensor) -> PackedQuantized:
         target.data_ptr(),
     )
     return replace(packed, data=target)
+
+
+def _check_zeros(zeros: Tensor, scales: Tensor, columns: int) -> Tensor:
+    """The zero points as the extension takes them; `columns` is how many share one."""
+    if zeros.shape != scales.shape:
+        raise ValueError(f"zero points must have the shape of the scales, got {list(zeros.shape)}")
+    if zeros.is_floating_point():
+        raise TypeError(f"zero points must be integers, got {zeros.dtype}")
+    # With int8 activations, a group's sum of `(q - zero) * x` is computed in 32 bits.
+    most = min(2**15, (2**31 - 1) // (127 * min(columns, MOST_INT8_COLUMNS)) - 128)
+    if zeros.numel() > 0 and (int(zeros.min()) < -most or int(zeros.max()) >= most):
+        raise ValueError(f"zero points of a group of {columns} columns must be in [-{most}, {most})")
+    return zeros.to(torch.int16).contiguous()
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def quantize_weight(

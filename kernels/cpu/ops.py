@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import reference
-from ..types import AttentionMetadata
+from ..types import CACHE_SCALE_BYTES, AttentionMetadata
 from .extension import _C, as_rows, dtype_code
 from .recorder import empty
 
@@ -97,12 +97,18 @@ def _check_cache(kv_cache: Tensor, heads: int, head_size: int, block_size: int) 
     if len(shape) != 5 or not kv_cache.is_contiguous():
         raise ValueError("kv_cache must be a contiguous [2, num_blocks, num_kv_heads, block_size, head_size]")
     _, num_blocks, num_kv_heads, cache_block_size, cache_head_size = shape
+    if kv_cache.dtype == torch.int8:
+        cache_head_size -= CACHE_SCALE_BYTES
     if cache_block_size != block_size or cache_head_size != head_size or heads % num_kv_heads:
         raise ValueError(
             f"a cache of shape {tuple(shape)} does not fit {heads} heads of {head_size} channels "
             f"in blocks of {block_size}"
         )
     return num_blocks, num_kv_heads
+
+
+def _cache_code(kv_cache: Tensor) -> int:
+    return 2 if kv_cache.dtype == torch.int8 else dtype_code(kv_cache)
 
 
 def rope_and_cache_write(
@@ -150,7 +156,7 @@ def rope_and_cache_write(
         num_positions,
         rotary_size // 2,
         kv_cache.data_ptr(),
-        dtype_code(kv_cache),
+        _cache_code(kv_cache),
         kv_cache.stride(0),
         num_blocks * block_size,
         positions.data_ptr(),
@@ -217,7 +223,7 @@ def paged_attention(
         dtype_code(q),
         shape[0],
         kv_cache.data_ptr(),
-        dtype_code(kv_cache),
+        _cache_code(kv_cache),
         kv_cache.stride(0),
         num_blocks,
         starts.data_ptr(),

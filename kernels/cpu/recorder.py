@@ -68,11 +68,12 @@ class Recorder:
     pass: the ops run in the recorded order, so an op that writes comes after all that read.
 
     Args:
-        capacity: Tokens of the pass that is recorded, the most that a replay may have.
+        input_ids: Of the pass that is recorded; a replay has at most as many.
+        meta: Of that pass. Its tensors are how ops know what differs from step to step.
     """
 
-    def __init__(self, capacity: int) -> None:
-        self.capacity = capacity
+    def __init__(self, input_ids: Tensor, meta: AttentionMetadata) -> None:
+        self._inputs = _StepInputs(input_ids, meta)
         self.program: _C.Program | None = None
         self._buffers: list[NDArray[np.uint8]] = []
         self._free: dict[int, list[NDArray[np.uint8]]] = {}
@@ -97,7 +98,7 @@ class Recorder:
 
     def __enter__(self) -> Recorder:
         global _active
-        self.program = _C.start_recording(self.capacity)
+        self.program = _C.start_recording(*self._inputs.addresses)
         _active = self
         self._only_views.__enter__()
         return self
@@ -134,11 +135,11 @@ class RecordedForward:
         block_size: int,
         capacity: int,
     ) -> None:
-        ids = torch.zeros(capacity, dtype=torch.int64)
+        ids, positions, slots = torch.zeros(3, capacity, dtype=torch.int64)
         starts = torch.tensor([0, capacity], dtype=torch.int32)
         table = torch.zeros(1, -(-capacity // block_size), dtype=torch.int32)
-        meta = AttentionMetadata(ids, ids, starts, starts[1:], table, block_size, capacity, capacity)
-        recorder = Recorder(capacity)
+        meta = AttentionMetadata(positions, slots, starts, starts[1:], table, block_size, capacity, capacity)
+        recorder = Recorder(ids, meta)
         with recorder:
             try:
                 self._hidden = forward(ids, kv_caches, meta)
@@ -147,6 +148,7 @@ class RecordedForward:
         assert recorder.program is not None
         self._program = recorder.program
         self._recorder = recorder
+        self._operands = forward, kv_caches  # the program knows only their addresses
         self.capacity = capacity
 
     @property
@@ -165,27 +167,41 @@ class RecordedForward:
         Returns:
             `[T, hidden]`, a view that the next call overwrites.
         """
-        self._program.run(*_step_inputs(input_ids, meta))
+        inputs = _StepInputs(input_ids, meta)
+        self._program.run(*inputs.addresses)
         return self._hidden[: input_ids.shape[0]]
 
     def profile(self, input_ids: Tensor, meta: AttentionMetadata) -> list[tuple[str, float]]:
         """Computes the step and returns each op's name and its seconds, in the order in which they ran."""
-        return self._program.profile(*_step_inputs(input_ids, meta))
+        inputs = _StepInputs(input_ids, meta)
+        return self._program.profile(*inputs.addresses)
 
 
-def _step_inputs(
-    input_ids: Tensor, meta: AttentionMetadata
-) -> tuple[int, int, int, int, int, int, int, int, int]:
-    """What a program takes of a step."""
-    tables = meta.block_tables
-    return (
-        input_ids.data_ptr(),
-        meta.positions.data_ptr(),
-        meta.slot_mapping.data_ptr(),
-        input_ids.shape[0],
-        meta.query_start.data_ptr(),
-        meta.seq_lens.data_ptr(),
-        tables.data_ptr(),
-        tables.shape[1],
-        meta.seq_lens.shape[0],
-    )
+class _StepInputs:
+    """A step's tensors as a program reads them; they live as long as this does.
+
+    Raises:
+        TypeError: If one has another dtype.
+        ValueError: If they do not fit each other.
+    """
+
+    def __init__(self, input_ids: Tensor, meta: AttentionMetadata) -> None:
+        tokens, num_seqs = input_ids.shape[0], meta.seq_lens.shape[0]
+        longs = input_ids, meta.positions, meta.slot_mapping
+        ints = meta.query_start, meta.seq_lens, meta.block_tables
+        if any(x.dtype != torch.int64 for x in longs) or any(x.dtype != torch.int32 for x in ints):
+            raise TypeError("input_ids, positions and slot_mapping must be int64, the others int32")
+        if longs[1].shape[0] < tokens or longs[2].shape[0] < tokens:
+            raise ValueError(f"{tokens} tokens need as many positions and slots")
+        if ints[0].shape[0] != num_seqs + 1 or ints[2].shape[0] < num_seqs:
+            raise ValueError(f"{num_seqs} sequences need {num_seqs + 1} starts and {num_seqs} block tables")
+        longs = tuple(x.contiguous() for x in longs)
+        ints = tuple(x.contiguous() for x in ints)
+        self._tensors = longs, ints
+        self.addresses = (
+            *(x.data_ptr() for x in longs),
+            tokens,
+            *(x.data_ptr() for x in ints),
+            ints[2].shape[1],
+            num_seqs,
+        )

@@ -21,6 +21,7 @@ struct AttentionScratch {
   float *chunk_maxima, *chunk_sums;  // [rows], this chunk's m and l
   char* padded;                      // copies of the values, if the head size is no multiple of 16
   char* zeros;                       // a row of values
+  char* widened;                     // keys and values of a chunk, if the cache is int8
 };
 
 inline int padded_size(const AttentionArgs& a) { return ceil_div(a.head_size, kLanes) * kLanes; }
@@ -47,6 +48,7 @@ inline std::size_t lay_out(const AttentionArgs& a, int rows, char* base, Attenti
   s.chunk_sums = floats(n);
   s.padded = place(a.head_size % kLanes ? kKeyChunk * width * 4 : 0);
   s.zeros = place(width * 4);
+  s.widened = place(a.cache_type == DType::int8 ? 2 * kKeyChunk * width * 4 : 0);
   return used;
 }
 
@@ -70,8 +72,9 @@ inline KeyRange visible(const AttentionArgs& a, int position, int chunk) {
   return {begin, end};
 }
 
-// What all rows of an item share while it visits its chunks.
-template <class T, class C>
+// What all rows of an item share while it visits its chunks. T is the type of queries and results, S of the
+// cache, and C the type that keys and values are read as: int8 caches are widened to T, chunk by chunk.
+template <class T, class S, class C>
 struct Attention {
   const AttentionArgs& a;
   const AttentionItem& item;
@@ -81,7 +84,7 @@ struct Attention {
   Tiling tiling;
   const C* keys[kKeyChunk];
   const C* value_rows[kKeyChunk];
-  const C* next_keys[kKeyChunk];  // of the next item's first chunk
+  const S* next_keys[kKeyChunk];  // of the next item's first chunk
   int num_next_keys = 0;
 
   Attention(const AttentionArgs& args, const AttentionItem& i, void* scratch) : a(args), item(i) {
@@ -128,30 +131,55 @@ struct Attention {
   // Calls put(j, key) for keys begin..end - 1 of a chunk of an item, with the key's place in the cache.
   template <class F>
   void each_key(const AttentionItem& of, int chunk, KeyRange range, const F& put) const {
-    const C* cache = reinterpret_cast<const C*>(a.cache);
+    const S* cache = reinterpret_cast<const S*>(a.cache);
+    const std::int64_t row = cache_row(a.cache_type, a.head_size);
     const int position = chunk * kKeyChunk + range.begin;
     int offset = position % a.block_size;
     const std::int32_t* block = a.block_tables + of.seq * a.table_width + position / a.block_size;
     for (int j = range.begin; j < range.end; ++block, offset = 0) {
       const std::int64_t head = std::int64_t{*block} * a.num_kv_heads + of.kv_head;
-      const C* first = cache + head * a.block_size * a.head_size;
-      for (; offset < a.block_size && j < range.end; ++offset, ++j) put(j, first + offset * a.head_size);
+      const S* first = cache + head * a.block_size * row;
+      for (; offset < a.block_size && j < range.end; ++offset, ++j) put(j, first + offset * row);
     }
   }
 
   void find_keys(int chunk, KeyRange range) {
-    each_key(item, chunk, range, [this](int j, const C* key) {
-      keys[j] = key;
-      value_rows[j] = key + a.value_offset;
-    });
+    if constexpr (sizeof(S) == 1) {
+      C* place = reinterpret_cast<C*>(s.widened);
+      each_key(item, chunk, range, [&](int j, const S* key) {
+        keys[j] = widen_head(key, place);
+        value_rows[j] = widen_head(key + a.value_offset, place + width);
+        place += 2 * width;
+      });
+      return;
+    } else {
+      each_key(item, chunk, range, [this](int j, const S* key) {
+        keys[j] = key;
+        value_rows[j] = key + a.value_offset;
+      });
+    }
     fetch(keys, range.begin, range.begin + 2 * kPanel < range.end ? range.begin + 2 * kPanel : range.end);
-    if (a.head_size % kLanes == 0) return;
+    if (sizeof(S) == 1 || a.head_size % kLanes == 0) return;
     C* copy = reinterpret_cast<C*>(s.padded);
     for (int j = range.begin; j < range.end; ++j, copy += width) {
       __builtin_memset(copy, 0, sizeof(C) * static_cast<unsigned>(width));
       __builtin_memcpy(copy, value_rows[j], sizeof(C) * static_cast<unsigned>(a.head_size));
       value_rows[j] = copy;
     }
+  }
+
+  // A head of an int8 cache as C, zeros up to the padded size.
+  const C* widen_head(const S* head, C* out) const {
+    float scale;
+    __builtin_memcpy(&scale, head + a.head_size, kCacheScaleBytes);
+    const Vec factor = set1(scale);
+    for (int i = 0; i < width; i += kLanes) {
+      std::int8_t part[kLanes] = {};
+      const int count = a.head_size - i < kLanes ? a.head_size - i : kLanes;
+      __builtin_memcpy(part, head + i, static_cast<std::size_t>(count));
+      store(out + i, mul(load_bytes(part), factor));
+    }
+    return out;
   }
 
   // Finds the keys that the next item starts with, if this one is short enough to fetch them on the way.
@@ -162,13 +190,14 @@ struct Attention {
     const KeyRange high = visible(a, next.first_position + next.num_tokens - 1, next.first_chunk);
     if (low.begin >= high.end) return;
     int count = 0;
-    each_key(next, next.first_chunk, {low.begin, high.end}, [&](int, const C* key) { next_keys[count++] = key; });
+    each_key(next, next.first_chunk, {low.begin, high.end}, [&](int, const S* key) { next_keys[count++] = key; });
     num_next_keys = count;
   }
 
   // Blocks lie anywhere in memory, where no hardware foresees them: they are fetched ahead of their use.
-  void fetch(const C* const* rows_of_cache, int begin, int end) const {
-    const int bytes = static_cast<int>(sizeof(C)) * a.head_size;
+  template <class E>
+  void fetch(const E* const* rows_of_cache, int begin, int end) const {
+    const int bytes = static_cast<int>(sizeof(E)) * a.head_size;
     for (int j = begin; j < end; ++j) {
       const char* p = reinterpret_cast<const char*>(rows_of_cache[j]);
       for (int i = 0; i < bytes; i += 64) __builtin_prefetch(p + i);
@@ -485,21 +514,24 @@ struct Attention {
   }
 };
 
-template <class T, class C>
+template <class T, class S, class C>
 void attention_of(const AttentionArgs& a, const AttentionItem& item, void* scratch, bool merge) {
-  Attention<T, C> attention(a, item, scratch);
+  Attention<T, S, C> attention(a, item, scratch);
   merge ? attention.run_merge() : attention.run();
 }
 
-inline void attention_any(const AttentionArgs& a, const AttentionItem& item, void* scratch, bool merge) {
-  const bool narrow_cache = a.cache_type == DType::bfloat16;
-  if (a.type == DType::float32) {
-    narrow_cache ? attention_of<float, Bf16>(a, item, scratch, merge)
-                 : attention_of<float, float>(a, item, scratch, merge);
-  } else {
-    narrow_cache ? attention_of<Bf16, Bf16>(a, item, scratch, merge)
-                 : attention_of<Bf16, float>(a, item, scratch, merge);
+template <class T>
+void attention_from(const AttentionArgs& a, const AttentionItem& item, void* scratch, bool merge) {
+  switch (a.cache_type) {
+    case DType::float32: return attention_of<T, float, float>(a, item, scratch, merge);
+    case DType::bfloat16: return attention_of<T, Bf16, Bf16>(a, item, scratch, merge);
+    case DType::int8: return attention_of<T, std::int8_t, T>(a, item, scratch, merge);
   }
+}
+
+inline void attention_any(const AttentionArgs& a, const AttentionItem& item, void* scratch, bool merge) {
+  a.type == DType::float32 ? attention_from<float>(a, item, scratch, merge)
+                           : attention_from<Bf16>(a, item, scratch, merge);
 }
 
 inline void attention(const AttentionArgs& a, const AttentionItem& item, void* scratch) {

@@ -11,7 +11,8 @@ struct Bf16 {
   std::uint16_t bits;
 };
 
-enum class DType : int { float32 = 0, bfloat16 = 1 };
+// int8 is of KV caches alone.
+enum class DType : int { float32 = 0, bfloat16 = 1, int8 = 2 };
 
 // The dtypes of quantised weights' scales; the first two are numbered as in DType.
 enum class ScaleType : int { float32 = 0, bfloat16 = 1, float16 = 2 };
@@ -70,7 +71,17 @@ inline std::uint16_t float_to_half(float value) {
   return static_cast<std::uint16_t>(sign | half);
 }
 
-inline std::size_t size_of(DType type) { return type == DType::float32 ? 4 : 2; }
+inline std::size_t size_of(DType type) {
+  return type == DType::float32 ? 4 : type == DType::bfloat16 ? 2 : 1;
+}
+
+// A cached head in int8 is followed by its scale, an fp32.
+constexpr int kCacheScaleBytes = 4;
+
+// Elements from one head of a KV cache to the next.
+inline std::int64_t cache_row(DType type, int head_size) {
+  return head_size + (type == DType::int8 ? kCacheScaleBytes : 0);
+}
 
 // Columns that lie side by side in a packed weight, and keys in a packed tile of the KV cache.
 constexpr int kPanel = 32;

@@ -138,7 +138,7 @@ struct GateArgs {
   std::int64_t x_stride, size;
 };
 
-// The largest head that RopeArgs' norms take.
+// The largest head that RopeArgs' norms and int8 caches take.
 constexpr int kLargestNormedHead = 1024;
 
 struct RopeArgs {

@@ -32,9 +32,18 @@ DType dtype(int code) { return static_cast<DType>(code); }
 // The program that listens, if any; only with the GIL held, and by one thread at a time.
 std::shared_ptr<quire::Program> recorder;
 
-std::shared_ptr<quire::Program> start_recording(std::int64_t capacity) {
+quire::StepInputs step_inputs(Address input_ids, Address positions, Address slots, std::int64_t tokens,
+                              Address query_start, Address seq_lens, Address block_tables,
+                              std::int64_t table_width, int num_seqs) {
+  return {at<const std::int64_t>(input_ids), at<const std::int64_t>(positions), at<const std::int64_t>(slots),
+          at<const std::int32_t>(query_start), at<const std::int32_t>(seq_lens),
+          at<const std::int32_t>(block_tables), tokens, table_width, num_seqs};
+}
+
+template <class... Inputs>
+std::shared_ptr<quire::Program> start_recording(Inputs... inputs) {
   if (recorder) throw std::runtime_error("another forward pass is being recorded");
-  recorder = std::make_shared<quire::Program>(capacity);
+  recorder = std::make_shared<quire::Program>(step_inputs(inputs...));
   return recorder;
 }
 
@@ -54,6 +63,19 @@ void run_or_record(const char* name, std::int64_t rows, Op op) {
                              std::to_string(recorder->capacity()) + " tokens");
   }
   recorder->add(name, [op](const quire::StepInputs& step) { op(&step); });
+}
+
+// Which of the step's inputs an op takes: a replay gives it that of its own step. Any other array would be
+// read again in each replay, and is refused.
+using TokenInput = const std::int64_t* quire::StepInputs::*;
+
+TokenInput token_input(Address address) {
+  if (!recorder) return nullptr;
+  for (const TokenInput input :
+       {&quire::StepInputs::input_ids, &quire::StepInputs::positions, &quire::StepInputs::slots}) {
+    if (recorder->inputs().*input == at<const std::int64_t>(address)) return input;
+  }
+  throw std::runtime_error("an op takes ids, positions or slots that are not the step's own");
 }
 
 void linear(Address x, int type, std::int64_t x_stride, std::int64_t rows, Address packed, int weight_type,
@@ -124,9 +146,10 @@ void quantized_linear(Address x, int type, std::int64_t x_stride, std::int64_t r
 }
 
 void rows(const quire::RowsArgs& args, std::int64_t count) {
-  run_or_record("embedding", count, [args, count](const quire::StepInputs* step) {
+  const TokenInput ids = token_input(reinterpret_cast<Address>(args.ids));
+  run_or_record("embedding", count, [args, count, ids](const quire::StepInputs* step) {
     quire::RowsArgs a = args;
-    if (step) a.ids = step->input_ids;
+    if (step) a.ids = step->*ids;
     quire::read_rows(a, step ? step->tokens : count);
   });
 }
@@ -226,11 +249,13 @@ void rope_and_cache_write(Address q, std::int64_t q_stride, Address k, std::int6
   args.q_norm = at<const char>(q_norm);
   args.k_norm = at<const char>(k_norm);
   args.eps = eps;
-  run_or_record("rope_and_cache_write", tokens, [args, tokens](const quire::StepInputs* step) {
+  const TokenInput at_positions = token_input(positions), at_slots = token_input(slots);
+  run_or_record("rope_and_cache_write", tokens,
+                [args, tokens, at_positions, at_slots](const quire::StepInputs* step) {
     quire::RopeArgs a = args;
     if (step) {
-      a.positions = step->positions;
-      a.slots = step->slots;
+      a.positions = step->*at_positions;
+      a.slots = step->*at_slots;
     }
     quire::rope_and_cache_write(a, step ? step->tokens : tokens);
   });
@@ -263,7 +288,14 @@ void paged_attention(Address q, std::int64_t q_stride, Address out, int type, st
   args.softcap = softcap;
   args.window = window;
   args.sinks = at<const float>(sinks);
-  run_or_record("paged_attention", tokens, [args](const quire::StepInputs* step) {
+  if (recorder) {
+    const quire::StepInputs& own = recorder->inputs();
+    if (args.query_start != own.query_start || args.seq_lens != own.seq_lens ||
+        args.block_tables != own.block_tables) {
+      throw std::runtime_error("attention takes sequences that are not the step's own");
+    }
+  }
+  run_or_record("paged_attention", tokens, [args, tokens](const quire::StepInputs* step) {
     quire::AttentionArgs a = args;
     if (step) {
       a.query_start = step->query_start;
@@ -272,20 +304,17 @@ void paged_attention(Address q, std::int64_t q_stride, Address out, int type, st
       a.table_width = step->table_width;
       a.num_seqs = step->num_seqs;
     }
+    const std::int64_t rows = step ? step->tokens : tokens, end = a.query_start[a.num_seqs];
+    if (a.query_start[0] != 0 || end != rows) {
+      throw std::out_of_range("query_start goes from " + std::to_string(a.query_start[0]) + " to " +
+                              std::to_string(end) + " for " + std::to_string(rows) + " tokens");
+    }
     quire::paged_attention(a);
   });
 }
 
 void argmax(Address x, std::int64_t rows, std::int64_t columns, Address values, Address indices) {
   quire::argmax(at<const float>(x), rows, columns, at<float>(values), at<std::int64_t>(indices));
-}
-
-quire::StepInputs step_inputs(Address input_ids, Address positions, Address slots, std::int64_t tokens,
-                              Address query_start, Address seq_lens, Address block_tables,
-                              std::int64_t table_width, int num_seqs) {
-  return {at<const std::int64_t>(input_ids), at<const std::int64_t>(positions), at<const std::int64_t>(slots),
-          at<const std::int32_t>(query_start), at<const std::int32_t>(seq_lens),
-          at<const std::int32_t>(block_tables), tokens, table_width, num_seqs};
 }
 
 template <class... Inputs>
@@ -304,9 +333,10 @@ py::list profile_program(const quire::Program& program, Inputs... inputs) {
   return result;
 }
 
-// Defines run and profile with the arguments of step_inputs.
+// Defines start_recording, run and profile with the arguments of step_inputs.
 template <class Class, class... Inputs>
-void define_program(Class& program, quire::StepInputs (*)(Inputs...)) {
+void define_program(py::module_& m, Class& program, quire::StepInputs (*)(Inputs...)) {
+  m.def("start_recording", &start_recording<Inputs...>);
   program.def("run", &run_program<Inputs...>).def("profile", &profile_program<Inputs...>);
 }
 
@@ -349,8 +379,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("paged_attention", &paged_attention);
   py::class_<quire::Program, std::shared_ptr<quire::Program>> program(m, "Program");
   program.def_property_readonly("num_ops", &quire::Program::num_ops);
-  define_program(program, &step_inputs);
-  m.def("start_recording", &start_recording);
+  define_program(m, program, &step_inputs);
   m.def("stop_recording", &stop_recording);
   m.def("argmax", &argmax, released);
   m.def("pack_weight", &pack_weight, released);

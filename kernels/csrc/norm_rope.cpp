@@ -49,6 +49,10 @@ void rope_and_cache_write(const RopeArgs& args, std::int64_t tokens) {
     throw std::invalid_argument("head norms take heads of at most " + std::to_string(kLargestNormedHead) +
                                 " channels, got " + std::to_string(args.head_size));
   }
+  if (args.cache_type == DType::int8 && args.head_size > kLargestNormedHead) {
+    throw std::invalid_argument("int8 caches take heads of at most " + std::to_string(kLargestNormedHead) +
+                                " channels, got " + std::to_string(args.head_size));
+  }
   for (std::int64_t i = 0; i < tokens; ++i) {
     check("position", args.positions[i], args.num_positions);
     check("cache slot", args.slots[i], args.num_slots);

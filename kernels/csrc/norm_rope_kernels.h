@@ -2,17 +2,6 @@
 
 namespace quire::QUIRE_TARGET {
 
-// Vectors of `size` elements, the last one partial.
-template <class T>
-inline Vec load_part(const T* p, std::int64_t at, std::int64_t size) {
-  return size - at >= kLanes ? load(p + at) : load_first(p + at, static_cast<int>(size - at));
-}
-
-template <class T>
-inline void store_part(T* p, Vec x, std::int64_t at, std::int64_t size) {
-  size - at >= kLanes ? store(p + at, x) : store_first(p + at, x, static_cast<int>(size - at));
-}
-
 // y = round(x / sqrt(mean(x^2) + eps)) * weight
 template <class T>
 inline void norm_row(const T* x, const T* weight, T* y, std::int64_t size, float eps) {
@@ -86,11 +75,6 @@ inline void gelu_and_mul(const GateArgs& a, std::int64_t begin, std::int64_t end
   a.type == DType::float32 ? gate_rows<float, Gelu>(a, begin, end) : gate_rows<Bf16, Gelu>(a, begin, end);
 }
 
-template <class T, class U>
-inline void copy_row(const T* x, U* y, std::int64_t size) {
-  for (std::int64_t i = 0; i < size; i += kLanes) store_part(y, load_part(x, i, size), i, size);
-}
-
 // Rotates the first 2 * half channels of a head, as `first * cos - second * sin` and
 // `second * cos + first * sin`, rounds to T and stores as U; x and y are different arrays. The products
 // are rounded before they are added, as the reference does.
@@ -109,7 +93,22 @@ inline void rotate_head(const T* x, const float* cos, const float* sin, U* y, st
 // The cached head's place: [block][head][offset][channel].
 inline std::int64_t cache_offset(const RopeArgs& a, std::int64_t slot, int head) {
   const std::int64_t block = slot / a.block_size, offset = slot % a.block_size;
-  return ((block * a.num_kv_heads + head) * a.block_size + offset) * a.head_size;
+  return ((block * a.num_kv_heads + head) * a.block_size + offset) * cache_row(a.cache_type, a.head_size);
+}
+
+// Writes a head to the cache: rounded to C, or to int8 with its scale behind it.
+template <class T, class C>
+inline void write_head(const T* x, C* cache, std::int64_t size) {
+  if constexpr (sizeof(C) == 1) {
+    float values[kLargestNormedHead];
+    std::int8_t q[kLargestNormedHead + kLanes];
+    copy_row(x, values, size);
+    const float scale = quantize_row(values, static_cast<int>(size), q);
+    __builtin_memcpy(cache, q, static_cast<std::size_t>(size));
+    __builtin_memcpy(cache + size, &scale, kCacheScaleBytes);
+  } else {
+    copy_row(x, cache, size);
+  }
 }
 
 template <class T, class C>
@@ -138,19 +137,29 @@ void rope_rows(const RopeArgs& a, std::int64_t begin, std::int64_t end) {
         norm_row(x, reinterpret_cast<const T*>(a.k_norm), normed, size, a.eps);
         x = normed;
       }
-      rotate_head(x, cos, sin, key, a.half, size);
-      copy_row(v + head * size, key + a.value_offset, size);
+      if constexpr (sizeof(C) == 1) {
+        T rotated[kLargestNormedHead];
+        rotate_head(x, cos, sin, rotated, a.half, size);
+        write_head(rotated, key, size);
+      } else {
+        rotate_head(x, cos, sin, key, a.half, size);
+      }
+      write_head(v + head * size, key + a.value_offset, size);
     }
   }
 }
 
-inline void rope(const RopeArgs& a, std::int64_t begin, std::int64_t end) {
-  const bool narrow_cache = a.cache_type == DType::bfloat16;
-  if (a.type == DType::float32) {
-    narrow_cache ? rope_rows<float, Bf16>(a, begin, end) : rope_rows<float, float>(a, begin, end);
-  } else {
-    narrow_cache ? rope_rows<Bf16, Bf16>(a, begin, end) : rope_rows<Bf16, float>(a, begin, end);
+template <class T>
+inline void rope_of(const RopeArgs& a, std::int64_t begin, std::int64_t end) {
+  switch (a.cache_type) {
+    case DType::float32: return rope_rows<T, float>(a, begin, end);
+    case DType::bfloat16: return rope_rows<T, Bf16>(a, begin, end);
+    case DType::int8: return rope_rows<T, std::int8_t>(a, begin, end);
   }
+}
+
+inline void rope(const RopeArgs& a, std::int64_t begin, std::int64_t end) {
+  a.type == DType::float32 ? rope_of<float>(a, begin, end) : rope_of<Bf16>(a, begin, end);
 }
 
 }  // namespace quire::QUIRE_TARGET

@@ -7,8 +7,8 @@
 namespace quire {
 
 void Program::check(const StepInputs& step) const {
-  if (step.tokens < 0 || step.tokens > capacity_) {
-    throw std::invalid_argument("a program for " + std::to_string(capacity_) + " tokens got " +
+  if (step.tokens < 0 || step.tokens > capacity()) {
+    throw std::invalid_argument("a program for " + std::to_string(capacity()) + " tokens got " +
                                 std::to_string(step.tokens));
   }
 }

@@ -26,11 +26,14 @@ class Program {
  public:
   using Op = std::function<void(const StepInputs&)>;
 
-  explicit Program(std::int64_t capacity) : capacity_(capacity) {}
+  // `inputs` are those of the recorded step, of `inputs.tokens` tokens. Ops that take one of them are known by
+  // its address.
+  explicit Program(const StepInputs& inputs) : inputs_(inputs) {}
 
   // `name` outlives the program.
   void add(const char* name, Op op) { ops_.push_back({name, std::move(op)}); }
-  std::int64_t capacity() const { return capacity_; }
+  std::int64_t capacity() const { return inputs_.tokens; }
+  const StepInputs& inputs() const { return inputs_; }
   std::size_t num_ops() const { return ops_.size(); }
 
   // Throws std::invalid_argument for more tokens than the capacity, and what the ops throw.
@@ -47,7 +50,7 @@ class Program {
 
   void check(const StepInputs& step) const;
 
-  std::int64_t capacity_;
+  StepInputs inputs_;
   std::vector<NamedOp> ops_;
 };
 

@@ -12,8 +12,14 @@ inline Vec load_scales(const char* p, ScaleType type) {
   return load(reinterpret_cast<const float*>(p));
 }
 
-// How far ahead of its use a streamed weight is fetched.
-constexpr int kQuantizedPrefetch = 4096;
+// Memory is fetched ahead of its use. One tile of rows (or two of int8, whose weights are twice as many bytes)
+// waits for memory and fetches so many bytes ahead in the stream of panels; more tiles share the fetching of
+// the next panel, so that it keeps pace with their arithmetic.
+constexpr int kFetchAhead = 4096;
+struct Ahead {
+  const char* place;
+  int step;  // bytes per step of 128
+};
 
 // Adds one step's products to the integer sums of R rows times V vectors of columns: 8 columns of K for
 // int4, 4 for int8.
@@ -52,7 +58,7 @@ inline void quantized_step(const char* w, const std::int32_t* x, Ints (&sums)[R]
 // x: [K / 4][R] words of four int8. x_sums: [groups][R], the sum of x in each group.
 template <int Bits, int R, int V>
 inline void quantized_tile(const QuantizedLayout& l, const char* w, int vector, const std::int32_t* x,
-                           const std::int32_t* x_sums, Vec (&total)[R][V]) {
+                           const std::int32_t* x_sums, Ahead ahead, Vec (&total)[R][V]) {
   constexpr int kStepColumns = Bits == 4 ? 8 : 4;
   // What is stored is q + 8 or q + 128 in unsigned form; dot_bytes may see it shifted to signed.
   constexpr int kOffset = Bits == 4 ? 8 : kByteOffset;
@@ -87,10 +93,9 @@ inline void quantized_tile(const QuantizedLayout& l, const char* w, int vector, 
     const int columns = left < l.group_size ? left : l.group_size;
     const int steps = ceil_div(columns, kStepColumns);
     for (int step = 0; step < steps; ++step) {
-      if (R <= kStreamRows && V * kLanes == kPanel) {
-        __builtin_prefetch(w + kQuantizedPrefetch);
-        __builtin_prefetch(w + kQuantizedPrefetch + 64);
-      }
+      __builtin_prefetch(ahead.place);
+      __builtin_prefetch(ahead.place + 64);
+      ahead.place += ahead.step;
       quantized_step<Bits, R, V>(w + vector * 64, x, sums);
       w += 2 * 64;
       x += R * (kStepColumns / 4);
@@ -179,6 +184,9 @@ void quantized_panel(const QuantizedTask& t, int tile, std::int64_t panel) {
   const QuantizedLayout& l = t.layout;
   const std::int64_t row = t.tiling.first_row(tile);
   const char* weight = t.weight + panel * l.panel_bytes();
+  const int tiles = t.tiling.tiles;
+  const Ahead ahead = tiles <= (Bits == 4 ? 1 : 2) ? Ahead{weight + kFetchAhead, 128}
+                                 : Ahead{weight + l.panel_bytes() + l.panel_bytes() * tile / tiles, 128 / tiles};
   for (int vector = 0; vector < 2; vector += V) {
     const std::int64_t column = panel * kPanel + vector * kLanes;
     Vec total[R][V];
@@ -187,7 +195,7 @@ void quantized_panel(const QuantizedTask& t, int tile, std::int64_t panel) {
       scales = t.row_scales + row;
       quantized_tile<Bits, R, V>(l, weight, vector,
                                  reinterpret_cast<const std::int32_t*>(t.x) + row * (l.padded_columns() / 4),
-                                 t.x_sums + row * l.groups(), total);
+                                 t.x_sums + row * l.groups(), ahead, total);
     } else {
       exact_tile<Bits, R, V>(l, weight, vector,
                              reinterpret_cast<const float*>(t.x) + row * l.padded_columns(), total);
@@ -242,27 +250,6 @@ inline void gather_any(const PackRows& p, int row, float* out) {
   } else {
     gather_row(reinterpret_cast<const Bf16*>(p.x) + row * p.stride, p.order, p.layout, out);
   }
-}
-
-// Rounds a row to int8, q = round(x * 127 / max |x|); returns the scale, which is NaN (and q zero) if a
-// value is not finite. `values` has room for whole vectors.
-inline float quantize_row(float* values, int size, std::int8_t* q) {
-  Vec most = zero(), poison = zero();
-  for (int k = 0; k < size; k += kLanes) {
-    const Vec x = load_part(values, k, size);
-    most = max(most, abs(x));
-    poison = add(poison, mul(x, zero()));  // 0 unless x is infinite or NaN
-  }
-  const float largest_value = largest(most);
-  const bool finite = sum(poison) == 0.0f;
-  const float inverse = finite && largest_value > 0 ? 127.0f / largest_value : 0.0f;
-  const Vec factor = set1(inverse), low = set1(-127.0f), high = set1(127.0f);
-  for (int k = 0; k < size; k += kLanes) {
-    const Vec x = finite ? load_part(values, k, size) : zero();
-    // The largest value of all may come out a rounding above 127.
-    store_bytes(q + k, max(low, min(high, round_to_integer(mul(x, factor)))));
-  }
-  return finite ? largest_value / 127.0f : __builtin_nanf("");
 }
 
 // Packs rows of one tile for int8 products.

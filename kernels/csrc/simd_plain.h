@@ -196,6 +196,12 @@ inline void store_bytes(std::int8_t* p, const Vec& x) {
   for (int i = 0; i < 16; ++i) p[i] = static_cast<std::int8_t>(lanes[i]);
 }
 
+inline Vec load_bytes(const std::int8_t* p) {
+  float lanes[16];
+  for (int i = 0; i < 16; ++i) lanes[i] = static_cast<float>(p[i]);
+  return load(lanes);
+}
+
 // An IEEE fp16.
 struct Half {
   std::uint16_t bits;

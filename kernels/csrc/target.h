@@ -7,6 +7,7 @@
 #include "simd_math.h"
 #include "dot_tile.h"
 #include "linear_kernels.h"
+#include "row_kernels.h"
 #include "norm_rope_kernels.h"
 #include "attention_kernels.h"
 #include "quantized_kernels.h"

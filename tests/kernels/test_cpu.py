@@ -12,7 +12,7 @@ import sys
 import pytest
 import torch
 
-from kernel_inputs import FLOATS, assert_close, make_step, random
+from kernel_inputs import CACHES, FLOATS, assert_close, make_step, random
 from quire.kernels import cpu, reference
 from quire.kernels.types import LinearWeight
 
@@ -163,7 +163,7 @@ def test_gates_at_the_edges_of_floats(isa: str) -> None:
         cpu.silu_and_mul(torch.ones(3))
 
 
-@pytest.mark.parametrize("cache_dtype", FLOATS)
+@pytest.mark.parametrize("cache_dtype", CACHES)
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize(
     ("head_size", "rotary"), [(64, 64), (8, 8), (80, 32), (128, 128), (20, 10), (33, 30)]
@@ -179,8 +179,11 @@ def test_rope_and_cache_write(
     actual = cpu.rope_and_cache_write(step.q, step.k, step.v, cos_sin, caches[0], step.meta, *norms)
     expected = reference.rope_and_cache_write(step.q, step.k, step.v, cos_sin, caches[1], step.meta, *norms)
     assert_close(actual, expected)
-    assert_close(caches[0], caches[1])
     assert torch.equal(caches[0][1], caches[1][1])
+    if cache_dtype == torch.int8:  # a normed key may be rounded to the neighbouring int8
+        assert_close(*(reference.from_cache(cache[0]) for cache in caches), tolerance=1 / 64)
+    else:
+        assert_close(caches[0], caches[1])
     if not normed:  # no sum is involved, so the bits are the reference's
         assert torch.equal(actual, expected)
         assert torch.equal(caches[0], caches[1])

@@ -112,3 +112,6 @@ def test_choices_are_made_per_dtype_and_format() -> None:
     expected = X.double() @ dense.data.double().T
     torch.testing.assert_close(ops.linear(X, dense).double(), expected, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(ops.rms_norm(X, W, 1e-6), reference.rms_norm(X, W, 1e-6))
+    ids = torch.tensor([3, 1])
+    for dtype in (torch.float16, torch.float32, torch.bfloat16):
+        assert torch.equal(ops.embedding(ids, dense, dtype), dense.data[ids].to(dtype))
