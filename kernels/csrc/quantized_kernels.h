@@ -12,15 +12,6 @@ inline Vec load_scales(const char* p, ScaleType type) {
   return load(reinterpret_cast<const float*>(p));
 }
 
-// Memory is fetched ahead of its use. One tile of rows (or two of int8, whose weights are twice as many bytes)
-// waits for memory and fetches so many bytes ahead in the stream of panels; more tiles share the fetching of
-// the next panel, so that it keeps pace with their arithmetic.
-constexpr int kFetchAhead = 4096;
-struct Ahead {
-  const char* place;
-  int step;  // bytes per step of 128
-};
-
 // Adds one step's products to the integer sums of R rows times V vectors of columns: 8 columns of K for
 // int4, 4 for int8.
 template <int Bits, int R, int V>
@@ -184,6 +175,7 @@ void quantized_panel(const QuantizedTask& t, int tile, std::int64_t panel) {
   const QuantizedLayout& l = t.layout;
   const std::int64_t row = t.tiling.first_row(tile);
   const char* weight = t.weight + panel * l.panel_bytes();
+  // As in linear_columns; two tiles of int8, whose weights are twice as many bytes, wait for memory as one does.
   const int tiles = t.tiling.tiles;
   const Ahead ahead = tiles <= (Bits == 4 ? 1 : 2) ? Ahead{weight + kFetchAhead, 128}
                                  : Ahead{weight + l.panel_bytes() + l.panel_bytes() * tile / tiles, 128 / tiles};

@@ -258,7 +258,6 @@ constexpr int kFloatRows = 6, kPairRows = 5;
 constexpr int kTileVectors = 1;  // vectors of columns in a tile
 constexpr int kWideRows = 2;     // up to so many rows, a tile of kWideVectors fits the registers too
 constexpr int kWideVectors = 2;
-constexpr int kStreamRows = 4;   // up to so many rows, the weight is prefetched
 constexpr int kValueRows = 6, kValueVectors = 1;
 constexpr int kQuantizedRows = 2, kQuantizedVectors = 1;  // see quantized_kernels.h
 

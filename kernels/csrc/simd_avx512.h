@@ -201,7 +201,6 @@ constexpr int kFloatRows = 14, kPairRows = 12;
 constexpr int kTileVectors = 2;  // vectors of columns in a tile
 constexpr int kWideRows = 0;     // up to so many rows, a tile of kWideVectors fits the registers too
 constexpr int kWideVectors = 2;
-constexpr int kStreamRows = 8;   // up to so many rows, the weight is prefetched
 constexpr int kValueRows = 7, kValueVectors = 4;
 constexpr int kQuantizedRows = 6, kQuantizedVectors = 2;  // see quantized_kernels.h
 

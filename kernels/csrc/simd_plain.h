@@ -240,7 +240,6 @@ constexpr int kFloatRows = 2, kPairRows = 2;
 constexpr int kTileVectors = 1;  // vectors of columns in a tile
 constexpr int kWideRows = 1;     // up to so many rows, a tile of kWideVectors fits the registers too
 constexpr int kWideVectors = 2;
-constexpr int kStreamRows = 0;   // up to so many rows, the weight is prefetched
 constexpr int kValueRows = 3, kValueVectors = 1;
 constexpr int kQuantizedRows = 1, kQuantizedVectors = 1;  // see quantized_kernels.h
 
