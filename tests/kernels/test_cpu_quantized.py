@@ -477,7 +477,7 @@ def test_products_that_do_not_fit_are_refused(format: Format) -> None:
     with pytest.raises(TypeError, match="float16"):
         cpu.linear(random(2, 32, dtype=torch.float16), weight)
     with pytest.raises(TypeError, match="float16"):
-        cpu.linear(random(2, 32, dtype=torch.float32), weight, None, torch.float16)
+        cpu.linear(random(2, 32, dtype=torch.float32), weight, None, torch.empty(2, 20, dtype=torch.float16))
 
 
 def test_int8_activations_take_as_many_columns_as_32_bits_hold(isa: str) -> None:
