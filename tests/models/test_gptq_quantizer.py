@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -135,7 +136,7 @@ def test_desc_act_groups_columns_by_their_energy() -> None:
     g_idx = quantize_matrix(W, H, GptqOptions(group_size=32, desc_act=True)).g_idx
     assert g_idx.bincount().tolist() == [32] * 4
     energies = [H.diagonal()[g_idx == group] for group in range(4)]
-    assert all(a.min() >= b.max() for a, b in zip(energies, energies[1:], strict=False))
+    assert all(a.min() >= b.max() for a, b in itertools.pairwise(energies))
     plain = quantize_matrix(W, H, GptqOptions(group_size=32)).g_idx
     assert torch.equal(plain, torch.arange(128, dtype=torch.int32) // 32)
 
