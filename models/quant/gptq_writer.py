@@ -45,15 +45,17 @@ def pack_matrix(matrix: QuantizedMatrix) -> dict[str, Tensor]:
     return {
         "qweight": _pack(matrix.q, matrix.bits).t().contiguous(),
         "qzeros": qzeros,  # no zero point is 0, so that no word borrows
-        "scales": matrix.scales.t().contiguous(),
-        "g_idx": matrix.g_idx.contiguous(),
+        # Parts of one matrix share memory, which safetensors does not store.
+        "scales": matrix.scales.t().clone(memory_format=torch.contiguous_format),
+        "g_idx": matrix.g_idx.clone(),
     }
 
 
 def _pack(values: Tensor, bits: int) -> Tensor:
     """uint8 `[R, count]`, in whole words, to int32 `[R, words]`, the first value in the lowest bits."""
-    values = values.contiguous()
-    return (pack_nibbles(values).contiguous() if bits == 4 else values).view(torch.int32)
+    packed = pack_nibbles(values) if bits == 4 else values
+    # A copy, whatever the strides: those of a single row may be any, and still pass for contiguous.
+    return packed.clone(memory_format=torch.contiguous_format).view(torch.int32)
 
 
 def quantization_config(options: GptqOptions, float_modules: Iterable[str]) -> dict[str, Any]:
