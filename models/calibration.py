@@ -74,10 +74,10 @@ class RecordingLinear(Linear):
         columns = linear.weight.in_features
         self.hessian = torch.zeros(columns, columns)
 
-    def __call__(self, x: Tensor, out_dtype: torch.dtype | None = None) -> Tensor:
+    def __call__(self, x: Tensor, out: Tensor | None = None) -> Tensor:
         rows = x.float()
         self.hessian.addmm_(rows.t(), rows)
-        return self.linear(x, out_dtype)
+        return self.linear(x, out)
 
 
 @torch.inference_mode()

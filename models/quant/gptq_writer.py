@@ -21,7 +21,7 @@ from torch import Tensor
 from ...errors import InvalidRequest
 from ..config_reader import read_json
 from ..safetensors_reader import INDEX, TensorReader, stored_tensors, weight_files
-from .bits import WORD_BITS, pack_nibbles
+from .bits import WORD_BITS
 from .gptq import ONES
 from .gptq_quantizer import GptqOptions, QuantizedMatrix
 
@@ -53,7 +53,7 @@ def pack_matrix(matrix: QuantizedMatrix) -> dict[str, Tensor]:
 
 def _pack(values: Tensor, bits: int) -> Tensor:
     """uint8 `[R, count]`, in whole words, to int32 `[R, words]`, the first value in the lowest bits."""
-    packed = pack_nibbles(values) if bits == 4 else values
+    packed = values[:, ::2] | values[:, 1::2] << 4 if bits == 4 else values
     # A copy, whatever the strides: those of a single row may be any, and still pass for contiguous.
     return packed.clone(memory_format=torch.contiguous_format).view(torch.int32)
 
