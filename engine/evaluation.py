@@ -156,7 +156,7 @@ def evaluate_windows(
 def _scored_logprobs(window: Window, output: RequestOutput) -> list[float]:
     """The log-probabilities of the tokens of a window that count."""
     entries = output.prompt_logprobs
-    if entries is None or output.outputs[0].finish_reason == "error":
+    if entries is None:
         raise EngineError("a window could not be evaluated: the engine failed, or the model computed NaN")
     scored: list[float] = []
     for token, entry in zip(
