@@ -13,6 +13,7 @@ from .chat import chat
 from .doctor import doctor
 from .eval import evaluate
 from .generate import generate
+from .quantize import quantize
 from .serve import serve
 
 app = typer.Typer(
@@ -23,7 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (serve, generate, chat, doctor):
+for command in (serve, generate, chat, doctor, quantize):
     app.command()(command)
 app.command("eval")(evaluate)
 

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 import typer
 
 from ..engine.config import EngineConfig
-from ..engine.evaluation import Evaluation, Window, cut_windows, evaluate_windows, leading_tokens
-from ..errors import ContextLengthExceeded, InvalidRequest, QuireError
+from ..engine.evaluation import Evaluation, Window, evaluate_windows
+from ..errors import QuireError
 from .logs import LogLevel, set_up_logging
 from .offline import open_llm
 from .options import ENGINE, takes
+from .text_windows import windows_of
 
 if TYPE_CHECKING:
     from ..engine.build import ModelChoice
@@ -98,7 +99,7 @@ def evaluate(
     for each in configs.values():
         _choose(each)  # a format that the model cannot have is refused before anything is loaded
     window = window or min(choice.max_model_len, LONGEST_DEFAULT_WINDOW)
-    windows = _windows(text, choice, window, stride, max_tokens)
+    windows = windows_of(text, choice, window, stride, max_tokens)
     results = [_evaluate(name, each, windows) for name, each in configs.items()]
     _print_table(results)
     if json_file is not None:
@@ -169,30 +170,6 @@ def _choose(config: EngineConfig) -> ModelChoice:
         raise
     except ValueError as error:
         raise QuireError(str(error)) from error
-
-
-def _windows(
-    path: Path, choice: ModelChoice, window: int, stride: int | None, max_tokens: int | None
-) -> list[Window]:
-    """The windows of the text in a file. Raises `QuireError` if there is nothing to evaluate."""
-    from ..models.tokenizer import Tokenizer
-
-    if window > choice.max_model_len:
-        raise ContextLengthExceeded(
-            f"a window of {window} tokens exceeds the context of {choice.max_model_len} tokens",
-            param="window",
-        )
-    try:
-        text = path.read_bytes().decode()  # as it is: read_text would change the ends of lines
-    except OSError as error:
-        raise InvalidRequest(f"{path} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise InvalidRequest(f"{path} is no UTF-8 text: byte {error.start} is wrong") from error
-    if not text:
-        raise InvalidRequest(f"{path} is empty")
-    tokenizer = Tokenizer.from_folder(choice.folder)
-    token_ids = tokenizer.encode(text, add_special_tokens=False)[:max_tokens]
-    return cut_windows(token_ids, leading_tokens(tokenizer), window, stride)
 
 
 def _evaluate(format: str, config: EngineConfig, windows: Sequence[Window]) -> Result:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import time
-from collections.abc import Generator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -143,33 +141,20 @@ def build_engine(config: EngineConfig, *, progress: bool = False) -> tuple[Engin
 def _load(config: EngineConfig, choice: ModelChoice, progress: bool) -> CausalLM:
     started = time.monotonic()
     check_weights_fit(config, choice)
-    cache = WeightCache.from_environment() if config.weight_cache else None
-    with _torch_threads(config.num_threads or usable_cores()):
-        model = load_model(
-            choice.folder,
-            choice.config,
-            device=choice.device,
-            dtype=choice.dtype,
-            options=config.weight_options,
-            max_model_len=choice.max_model_len,
-            load_format=config.load_format,
-            seed=config.seed or 0,
-            progress=progress,
-            cache=cache,
-        )
+    model = load_model(
+        choice.folder,
+        choice.config,
+        device=choice.device,
+        dtype=choice.dtype,
+        options=config.weight_options,
+        max_model_len=choice.max_model_len,
+        load_format=config.load_format,
+        seed=config.seed or 0,
+        progress=progress,
+        cache=WeightCache.from_environment() if config.weight_cache else None,
+    )
     logger.info("%s loaded in %.1f s", choice.config.architecture, time.monotonic() - started)
     return model
-
-
-@contextlib.contextmanager
-def _torch_threads(num_threads: int) -> Generator[None]:
-    """Lets torch, which converts checkpoints, have threads while nothing else computes."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(num_threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _activation_bytes(config: EngineConfig, choice: ModelChoice, model: CausalLM, num_tokens: int) -> int:

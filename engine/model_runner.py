@@ -116,9 +116,11 @@ class ModelRunner:
             hidden = self.model.forward(input_ids, self.kv_caches, meta)
         else:
             hidden = self.recorded(input_ids, meta)
-        last_rows = np.array([chunk.end - chunk.start for chunk in chunks]).cumsum() - 1
         self._score_prompts(chunks, hidden, output)
-        self._sample(chunks, hidden[self._to_device(last_rows)], output)
+        if hidden.shape[0] > len(chunks):
+            last_rows = np.array([chunk.end - chunk.start for chunk in chunks]).cumsum() - 1
+            hidden = hidden[self._to_device(last_rows)]
+        self._sample(chunks, hidden, output)
         return output
 
     def _prepare(self, chunks: Sequence[ScheduledChunk]) -> tuple[Tensor, AttentionMetadata]:
@@ -146,10 +148,11 @@ class ModelRunner:
             max_query_len=int(lengths.max()),
             max_seq_len=longest,
         )
-        return torch.tensor(tokens, dtype=torch.int64).to(self.device), meta
+        return self._to_device(np.array(tokens, dtype=np.int64)), meta
 
     def _to_device(self, array: NDArray[np.int32] | NDArray[np.int64]) -> Tensor:
-        return torch.from_numpy(array).to(self.device)
+        tensor = torch.from_numpy(array)
+        return tensor if self.device.type == "cpu" else tensor.to(self.device)
 
     def _sample(self, chunks: Sequence[ScheduledChunk], hidden: Tensor, output: ModelRunnerOutput) -> None:
         """Samples for the chunks that reach their request's last known token.

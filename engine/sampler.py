@@ -6,6 +6,7 @@ whatever else is in the batch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -55,8 +56,10 @@ class Sampler:
             requests: The R requests; each samples its token at position `request.num_tokens`.
         """
         best, greedy_tokens = ops.argmax(logits)
-        # NaN wins every comparison of max(), so a poisoned row shows in its maximum.
-        failed = (~torch.isfinite(best)).nonzero().flatten().tolist()
+        # argmax gives NaN for a row that has one, so a poisoned row shows in its maximum. This is Python and
+        # not torch because a step has just streamed all weights through the caches: each operation of
+        # torch then costs some 30 us, which a step of one request feels.
+        failed = [i for i, value in enumerate(best.tolist()) if not math.isfinite(value)]
         wanted = [i for i, request in enumerate(requests) if request.params.logprobs is not None]
         raw = logits[wanted] if wanted else None
 

@@ -234,25 +234,25 @@ def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     return q.to(torch.int8), torch.where(finite, largest / 127.0, torch.nan)
 
 
-def linear(
-    x: Tensor, weight: LinearWeight, bias: Tensor | None = None, out_dtype: torch.dtype | None = None
-) -> Tensor:
+def linear(x: Tensor, weight: LinearWeight, bias: Tensor | None = None, out: Tensor | None = None) -> Tensor:
     """`x @ W.T + bias` over the last dimension, for every weight format.
 
-    The result is in `out_dtype`, by default the dtype of x.
+    The result is written to `out` and has its dtype, or is a new tensor in the dtype of x.
 
     Where the weight asks for int8 activations, x is first rounded as by `quantize_rows`. That rounding
     is an error of at most half of `max|x| / 127` in each value of x, and the only one: integer products
     are exact, scales and sums are fp32.
     """
     if weight.scales is None:
-        return F.linear(x, dequantize(weight).to(x.dtype), bias).to(out_dtype or x.dtype)
+        y = F.linear(x, dequantize(weight).to(x.dtype), bias)
+        return y if out is None else out.copy_(y)
     if weight.int8_activations:
         q, scale = quantize_rows(x)
         y = F.linear(q.float(), dequantize(weight)) * scale
     else:
         y = F.linear(x.float(), dequantize(weight))
-    return (y if bias is None else y + bias.float()).to(out_dtype or x.dtype)
+    y = y if bias is None else y + bias.float()
+    return y.to(x.dtype) if out is None else out.copy_(y)
 
 
 def embedding(ids: Tensor, weight: LinearWeight, dtype: torch.dtype) -> Tensor:

@@ -84,6 +84,7 @@ class CausalLM(Layer):
         self.model = Decoder(config, dtype, self.layer_type)
         self.lm_head = Linear(config.hidden_size, config.vocab_size, dtype)
         self.cos_sin = cos_sin_table(config.rope, config.head_size, max_model_len)
+        self._logits = torch.empty(0, config.vocab_size, dtype=torch.float32)
 
     def tie_weights(self) -> None:
         """Gives the output projection the embedding's matrix, if they are tied; done once it is loaded."""
@@ -104,8 +105,15 @@ class CausalLM(Layer):
         return self.model(input_ids, self.cos_sin, kv_caches, meta)
 
     def compute_logits(self, hidden: Tensor) -> Tensor:
-        """Projects rows `[R, hidden]` of `forward`'s result to fp32 logits `[R, vocab]`."""
-        return self.lm_head(hidden, torch.float32)
+        """Projects rows `[R, hidden]` of `forward`'s result to fp32 logits `[R, vocab]`.
+
+        The result is a view that the next call overwrites: logits of many rows take many MiB, and
+        getting them from the system anew, page by page, costs as much as some layers.
+        """
+        rows = hidden.shape[0]
+        if self._logits.shape[0] < rows:
+            self._logits = hidden.new_empty(rows, self.config.vocab_size, dtype=torch.float32)
+        return self.lm_head(hidden, self._logits[:rows])
 
     def vectors(self, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
         yield from self.model.vectors(f"{prefix}model.")

@@ -82,8 +82,8 @@ class Linear(Layer):
         self.weight = _shape_only(out_features, in_features, dtype)
         self.bias = torch.empty(out_features, dtype=dtype) if bias else None
 
-    def __call__(self, x: Tensor, out_dtype: torch.dtype | None = None) -> Tensor:
-        return ops.linear(x, self.weight, self.bias, out_dtype)
+    def __call__(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        return ops.linear(x, self.weight, self.bias, out)
 
     def vectors(self, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
         if self.bias is not None:

@@ -143,6 +143,7 @@ class _Filler:
         self.source = source
         self.device = device
         self.options = options
+        self._scratch = torch.empty(0)
 
     @torch.no_grad()
     def fill(self, progress: bool) -> None:
@@ -200,7 +201,7 @@ class _Filler:
             view = rows(0, num_rows)
             if view.dtype == self.dtype:
                 return LinearWeight.from_dense(view)  # packed from the mapped file, without another copy
-        data = torch.empty(num_rows, columns, dtype=self.dtype, device=self.device)
+        data = self._buffer(num_rows, columns, self._packs(matrix, matrix.owner.weight))
         targets = data.split(list(matrix.parts.values()))
         for target, rows in zip(targets, sources.values(), strict=True):
             step = rows_per_chunk(columns)
@@ -208,6 +209,17 @@ class _Filler:
                 chunk = target[start : start + step]
                 chunk.copy_(rows(start, start + len(chunk)))
         return LinearWeight.from_dense(data)
+
+    def _buffer(self, rows: int, columns: int, is_packed_next: bool) -> Tensor:
+        """Memory for a float matrix; what is packed from it may be the same for all matrices.
+
+        To take and give back such amounts for each would leave holes between those that stay.
+        """
+        if not is_packed_next:
+            return torch.empty(rows, columns, dtype=self.dtype, device=self.device)
+        if self._scratch.numel() < rows * columns:
+            self._scratch = torch.empty(rows * columns, dtype=self.dtype)
+        return self._scratch[: rows * columns].view(rows, columns)
 
     def _rows(self, name: str, num_rows: int, columns: int) -> Rows:
         rows = self.source.rows(name, num_rows, columns)

@@ -19,7 +19,7 @@ INDEX = "model.safetensors.index.json"
 MAX_HEADER_BYTES = 16 << 20
 """The header of a shard with 50,000 tensors takes 6 MB."""
 
-REMAP_BYTES = 64 << 20
+REMAP_BYTES = 16 << 20
 """So much is read before the file is mapped anew: what was read would count as this process's memory."""
 
 FLOAT_DTYPES = ("F64", "F32", "F16", "BF16")

@@ -157,7 +157,7 @@ print([name for name in {heavy!r} if name in sys.modules])
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
 
 
-def test_the_engines_process_never_loads_transformers() -> None:
+def test_the_engines_process_loads_neither_transformers_nor_torchs_compiler() -> None:
     done = run(
         """
 import sys
@@ -165,7 +165,8 @@ from quire.engine import engine_process
 from quire.engine.build import build_engine
 from quire.engine.config import EngineConfig
 build_engine(EngineConfig(model="embedded", weight_cache=False))
-print([name for name in ("transformers", "fastapi", "uvicorn", "jinja2") if name in sys.modules])
+heavy = ("transformers", "torch._dynamo", "fastapi", "uvicorn", "jinja2")
+print([name for name in heavy if name in sys.modules])
 """
     )
     assert done.stdout.strip() == "[]", done.stdout + done.stderr

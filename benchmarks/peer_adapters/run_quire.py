@@ -19,8 +19,11 @@ def main() -> None:
     from quire.engine.engine import EngineRequest
     from quire.engine.sampling_params import SamplingParams
 
-    # quire quantises a bf16 checkpoint while it loads it.
-    extra: dict[str, Any] = {} if given.weights == "bf16" else {"quantization": given.weights}
+    # quire quantises a bf16 checkpoint while it loads it; "int4 g128" is int4 in groups of 128.
+    format_, _, group = given.weights.partition(" g")
+    extra: dict[str, Any] = {} if format_ == "bf16" else {"quantization": format_}
+    if group:
+        extra["quantization_group_size"] = int(group)
     engine, _, _ = build_engine(
         EngineConfig(
             model=given.model,

@@ -238,9 +238,7 @@ def embedding(ids: Tensor, weight: LinearWeight, dtype: torch.dtype) -> Tensor:
     return packed.rows_as(ids, dtype)
 
 
-def linear(
-    x: Tensor, weight: LinearWeight, bias: Tensor | None = None, out_dtype: torch.dtype | None = None
-) -> Tensor:
+def linear(x: Tensor, weight: LinearWeight, bias: Tensor | None = None, out: Tensor | None = None) -> Tensor:
     """`reference.linear`. Sums are fp32; a float weight is not rounded to the dtype of x first."""
     packed: PackedDense | PackedQuantized = weight.packed or prepare(weight)
     n, k = packed.out_features, packed.in_features
@@ -248,7 +246,9 @@ def linear(
     if shape[-1] != k:
         raise ValueError(f"linear takes {k} input features, got x of shape {tuple(shape)}")
     rows, num_rows, stride = as_rows(x)
-    y = empty((*shape[:-1], n), out_dtype or x.dtype)
+    y = empty((*shape[:-1], n), x.dtype) if out is None else out
+    if y.shape != (*shape[:-1], n) or not y.is_contiguous():
+        raise ValueError(f"the result is contiguous {[*shape[:-1], n]}, got an out of shape {list(y.shape)}")
     bias_address = bias_code = 0
     if bias is not None:
         if bias.numel() != n:

@@ -42,6 +42,11 @@ _VIEWS = frozenset(
 class _OnlyViews(TorchDispatchMode):
     """Raises `NotRecordable` when torch computes anything."""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nothing here is ever compiled; to shield it from that, torch would import its compiler (1 s)."""
+        return False
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:

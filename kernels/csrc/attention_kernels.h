@@ -219,7 +219,7 @@ struct Attention {
         const int first = tiling.first_row(tile), count = tiling.rows_of(tile);
         const DotTile dot = find_tile<kTileVectors, kFloatRows>(kind, count);
         for (int column = 0; column < kPanel; column += kTileVectors * kLanes) {
-          dot(queries, s.panel + column * 4, steps, s.tile, true);
+          dot(queries, s.panel + column * 4, steps, s.tile, true, {s.panel, 0});
           for (int r = 0; r < count; ++r) {
             for (int v = 0; v < kTileVectors; ++v) {
               Vec value = mul(load(s.tile + (r * kTileVectors + v) * kLanes), scale);

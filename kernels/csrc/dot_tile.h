@@ -67,14 +67,17 @@ struct PairDot {
 };
 #endif
 
-// How far ahead of its use a streamed weight is fetched: 32 steps are 4 KiB of a panel.
-constexpr int kPrefetchSteps = 32;
+// What a tile fetches from memory while it computes: `step` bytes for each step.
+struct Ahead {
+  const char* place;
+  int step;
+};
 
 // sums[r][16 * v + lane] += x[r] . w[column] over `steps` steps; `fresh` starts from zero.
 //
 // x: [steps][R]. w: the first column's words at step 0, within a panel.
 template <class Kind, int R, int V>
-void dot_tile(const char* x, const char* w, int steps, float* sums, bool fresh) {
+void dot_tile(const char* x, const char* w, int steps, float* sums, bool fresh, Ahead ahead) {
   constexpr std::size_t kWordBytes = 4, kWeightStep = kPanel * kWordBytes, kXStep = R * Kind::kStepBytes;
   Vec s[R][V];
   QUIRE_UNROLL(16)
@@ -86,10 +89,9 @@ void dot_tile(const char* x, const char* w, int steps, float* sums, bool fresh) 
   QUIRE_UNROLL(4)
   for (int v = 0; v < V; ++v) columns[v] = w + v * kLanes * kWordBytes;
   for (int step = 0; step < steps; ++step) {
-    if (R <= kStreamRows) {  // few rows: the weight streams from memory
-      QUIRE_UNROLL(4)
-      for (int v = 0; v < V; ++v) __builtin_prefetch(columns[v] + kPrefetchSteps * kWeightStep);
-    }
+    __builtin_prefetch(ahead.place);
+    __builtin_prefetch(ahead.place + 64);
+    ahead.place += ahead.step;
     Kind::template step<R, V>(x, columns, s);
     x += kXStep;
     QUIRE_UNROLL(4)
@@ -102,7 +104,7 @@ void dot_tile(const char* x, const char* w, int steps, float* sums, bool fresh) 
   }
 }
 
-using DotTile = void (*)(const char*, const char*, int, float*, bool);
+using DotTile = void (*)(const char*, const char*, int, float*, bool, Ahead);
 
 constexpr int largest_tile(DotKind kind) { return kind == DotKind::pair_panel ? kPairRows : kFloatRows; }
 

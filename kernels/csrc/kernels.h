@@ -73,6 +73,10 @@ struct QuantizedLayout {
   std::int64_t panel_bytes() const {
     return std::int64_t{groups()} * header_bytes() + std::int64_t{padded_columns() / step_columns()} * 128;
   }
+  // Of an int4 panel with a byte for each column.
+  std::int64_t unpacked_bytes() const {
+    return std::int64_t{groups()} * header_bytes() + std::int64_t{padded_columns()} * kPanel;
+  }
   // Where a group of a panel begins.
   std::int64_t group_offset(int group) const {
     return std::int64_t{group} * (header_bytes() + group_size / step_columns() * 128);
@@ -104,6 +108,7 @@ struct QuantizedTask {
   const std::int32_t* x_sums;  // of the packed tiles; null for fp32 x
   const float* row_scales;
   Tiling tiling;
+  char* unpacked;  // unpacked_bytes() for a panel of int4 that is unpacked once for all tiles, or null
   const char* weight;
   std::int64_t first_panel, panels, out_features;
   const void* bias;  // [N] or null

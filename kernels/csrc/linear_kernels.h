@@ -62,7 +62,12 @@ inline void write_block(const LinearTask& t, int width, std::int64_t column) {
   }
 }
 
-// All rows of the task times V vectors of columns.
+// How far ahead of its use a weight is fetched that only one tile reads: 4 KiB of a panel.
+constexpr int kFetchAhead = 4096;
+
+// All rows of the task times V vectors of columns. One tile of rows waits for memory and fetches a fixed
+// distance ahead in the stream of panels; several share the fetching of what they read next, so that it
+// keeps pace with their arithmetic.
 template <int V, int R>
 void linear_columns(const LinearTask& t, int vector) {
   constexpr std::int64_t kStepBytes = kPanel * 4;
@@ -77,7 +82,13 @@ void linear_columns(const LinearTask& t, int vector) {
       const std::int64_t first = t.tiling.first_row(tile), rows = t.tiling.rows_of(tile);
       const char* x = t.x + (first * t.steps + rows * begin) * x_step;
       const DotTile dot = tile < t.tiling.longer ? longer : shorter;
-      dot(x, weight + begin * kStepBytes, steps, t.sums + first * V * kLanes, begin == 0);
+      const char* w = weight + begin * kStepBytes;
+      const std::int64_t bytes = steps * kStepBytes;
+      const Ahead ahead = t.tiling.tiles == 1
+                              ? Ahead{w + kFetchAhead, static_cast<int>(kStepBytes)}
+                              : Ahead{w + bytes + bytes * tile / t.tiling.tiles,
+                                      static_cast<int>(kStepBytes) / t.tiling.tiles};
+      dot(x, w, steps, t.sums + first * V * kLanes, begin == 0, ahead);
     }
   }
   write_block(t, V * kLanes, std::int64_t{vector} * kLanes);

@@ -26,7 +26,7 @@ inline void probe_dot(DotKind kind, std::int64_t operations) {
   const DotTile tile = find_tile<kTileVectors, kFloatRows>(kind, rows);
   const std::int64_t columns = kind == DotKind::float_panel ? 1 : 2;
   const std::int64_t each = 2 * rows * kTileVectors * kLanes * columns * steps;
-  for (std::int64_t done = 0; done < operations; done += each) tile(x, w, steps, sums, true);
+  for (std::int64_t done = 0; done < operations; done += each) tile(x, w, steps, sums, true, {w, 0});
 }
 
 // The same for int8 products. More rows than a tile of quantised products has, so that nothing but the

@@ -12,35 +12,34 @@ inline Vec load_scales(const char* p, ScaleType type) {
   return load(reinterpret_cast<const float*>(p));
 }
 
-// Memory is fetched ahead of its use. One tile of rows (or two of int8, whose weights are twice as many bytes)
-// waits for memory and fetches so many bytes ahead in the stream of panels; more tiles share the fetching of
-// the next panel, so that it keeps pace with their arithmetic.
-constexpr int kFetchAhead = 4096;
-struct Ahead {
-  const char* place;
-  int step;  // bytes per step of 128
+// How the columns of K lie in a step of 128 bytes.
+enum class Stored {
+  bytes,    // int8: 4 columns, as q + 128
+  pairs,    // int4: 8 columns, two nibbles to a byte
+  nibbles,  // int4: 4 columns, a nibble to a byte; a panel is unpacked to this for several tiles of rows
 };
 
-// Adds one step's products to the integer sums of R rows times V vectors of columns: 8 columns of K for
-// int4, 4 for int8.
-template <int Bits, int R, int V>
+constexpr int step_columns(Stored stored) { return stored == Stored::pairs ? 8 : 4; }
+
+// Adds one step's products to the integer sums of R rows times V vectors of columns.
+template <Stored S, int R, int V>
 inline void quantized_step(const char* w, const std::int32_t* x, Ints (&sums)[R][V]) {
   Ints columns[V];
   QUIRE_UNROLL(2)
   for (int v = 0; v < V; ++v) {
     const Ints stored = load_ints(w + v * 64);
-    columns[v] = Bits == 4 ? low_nibbles(stored) : prepare_bytes(stored);
+    columns[v] = S == Stored::bytes ? prepare_bytes(stored) : S == Stored::pairs ? low_nibbles(stored) : stored;
   }
   QUIRE_UNROLL(8)
   for (int r = 0; r < R; ++r) {
     const Ints value = set1_int(x[r]);
     QUIRE_UNROLL(2)
     for (int v = 0; v < V; ++v) {
-      sums[r][v] = Bits == 4 ? dot_nibbles(sums[r][v], columns[v], value)
-                             : dot_bytes(sums[r][v], columns[v], value);
+      sums[r][v] = S == Stored::bytes ? dot_bytes(sums[r][v], columns[v], value)
+                                      : dot_nibbles(sums[r][v], columns[v], value);
     }
   }
-  if constexpr (Bits == 4) {
+  if constexpr (S == Stored::pairs) {
     QUIRE_UNROLL(2)
     for (int v = 0; v < V; ++v) columns[v] = high_nibbles(load_ints(w + v * 64));
     QUIRE_UNROLL(8)
@@ -52,16 +51,34 @@ inline void quantized_step(const char* w, const std::int32_t* x, Ints (&sums)[R]
   }
 }
 
+// Unpacks a panel of pairs to nibbles, headers and all.
+inline void unpack_nibbles(const QuantizedLayout& l, const char* w, char* out) {
+  for (int left = l.in_features; left > 0; left -= l.group_size) {
+    __builtin_memcpy(out, w, static_cast<std::size_t>(l.header_bytes()));
+    w += l.header_bytes();
+    out += l.header_bytes();
+    const int columns = left < l.group_size ? left : l.group_size;
+    for (int step = 0; step < ceil_div(columns, 8); ++step, w += 128, out += 256) {
+      QUIRE_UNROLL(2)
+      for (int v = 0; v < 128; v += 64) {
+        const Ints stored = load_ints(w + v);
+        store_ints(out + v, low_nibbles(stored));
+        store_ints(out + 128 + v, high_nibbles(stored));
+      }
+    }
+  }
+}
+
 // total[r][v] = sum over groups of scale * sum of (q - zero) * x, for int8 x.
 //
 // w: a panel, at its first group. vector: the first of V vectors of 16 columns in the panel.
 // x: [K / 4][R] words of four int8. x_sums: [groups][R], the sum of x in each group.
-template <int Bits, int R, int V>
+template <Stored S, int R, int V>
 inline void quantized_tile(const QuantizedLayout& l, const char* w, int vector, const std::int32_t* x,
                            const std::int32_t* x_sums, Ahead ahead, Vec (&total)[R][V]) {
-  constexpr int kStepColumns = Bits == 4 ? 8 : 4;
+  constexpr int kStepColumns = step_columns(S);
   // What is stored is q + 8 or q + 128 in unsigned form; dot_bytes may see it shifted to signed.
-  constexpr int kOffset = Bits == 4 ? 8 : kByteOffset;
+  constexpr int kOffset = S == Stored::bytes ? kByteOffset : 8;
   const int scale_bytes = static_cast<int>(size_of(l.scale_type));
   QUIRE_UNROLL(8)
   for (int r = 0; r < R; ++r) {
@@ -77,7 +94,7 @@ inline void quantized_tile(const QuantizedLayout& l, const char* w, int vector, 
     if (l.asymmetric) {
       QUIRE_UNROLL(2)
       for (int v = 0; v < V; ++v) {
-        const Ints zero = add(widen_shorts(zeros + v * kLanes), set1_int(Bits == 4 ? 0 : kByteOffset));
+        const Ints zero = add(widen_shorts(zeros + v * kLanes), set1_int(S == Stored::bytes ? kByteOffset : 0));
         const Ints negative = sub(set1_int(0), zero);
         QUIRE_UNROLL(8)
         for (int r = 0; r < R; ++r) sums[r][v] = mul(negative, set1_int(x_sums[r]));
@@ -91,12 +108,13 @@ inline void quantized_tile(const QuantizedLayout& l, const char* w, int vector, 
       }
     }
     const int columns = left < l.group_size ? left : l.group_size;
-    const int steps = ceil_div(columns, kStepColumns);
+    // Unpacked nibbles end with a whole step of pairs.
+    const int steps = ceil_div(columns, S == Stored::bytes ? 4 : 8) * (S == Stored::nibbles ? 2 : 1);
     for (int step = 0; step < steps; ++step) {
       __builtin_prefetch(ahead.place);
       __builtin_prefetch(ahead.place + 64);
       ahead.place += ahead.step;
-      quantized_step<Bits, R, V>(w + vector * 64, x, sums);
+      quantized_step<S, R, V>(w + vector * 64, x, sums);
       w += 2 * 64;
       x += R * (kStepColumns / 4);
     }
@@ -177,28 +195,30 @@ inline void write_tile(const QuantizedTask& t, const Vec (&total)[R][V], std::in
   }
 }
 
-// A tile of R rows times one panel.
-template <int Bits, int R>
+// A tile of R rows times one panel, which lies at `weight`, or unpacked at t.unpacked.
+template <Stored S, int R>
 void quantized_panel(const QuantizedTask& t, int tile, std::int64_t panel) {
-  constexpr int V = kQuantizedVectors;
+  constexpr int V = kQuantizedVectors, kBits = S == Stored::bytes ? 8 : 4;
   const QuantizedLayout& l = t.layout;
   const std::int64_t row = t.tiling.first_row(tile);
   const char* weight = t.weight + panel * l.panel_bytes();
-  const int tiles = t.tiling.tiles;
-  const Ahead ahead = tiles <= (Bits == 4 ? 1 : 2) ? Ahead{weight + kFetchAhead, 128}
-                                 : Ahead{weight + l.panel_bytes() + l.panel_bytes() * tile / tiles, 128 / tiles};
+  // As in linear_columns; two tiles of int8, whose weights are twice as many bytes, wait for memory as one does.
+  const int tiles = t.tiling.tiles, step = S == Stored::nibbles ? 64 : 128;
+  const Ahead ahead = tiles <= (S == Stored::bytes ? 2 : 1)
+                          ? Ahead{weight + kFetchAhead, step}
+                          : Ahead{weight + l.panel_bytes() + l.panel_bytes() * tile / tiles, step / tiles};
   for (int vector = 0; vector < 2; vector += V) {
     const std::int64_t column = panel * kPanel + vector * kLanes;
     Vec total[R][V];
     const float* scales = nullptr;
     if (t.x_sums) {
       scales = t.row_scales + row;
-      quantized_tile<Bits, R, V>(l, weight, vector,
-                                 reinterpret_cast<const std::int32_t*>(t.x) + row * (l.padded_columns() / 4),
-                                 t.x_sums + row * l.groups(), ahead, total);
+      quantized_tile<S, R, V>(l, S == Stored::nibbles ? t.unpacked : weight, vector,
+                              reinterpret_cast<const std::int32_t*>(t.x) + row * (l.padded_columns() / 4),
+                              t.x_sums + row * l.groups(), ahead, total);
     } else {
-      exact_tile<Bits, R, V>(l, weight, vector,
-                             reinterpret_cast<const float*>(t.x) + row * l.padded_columns(), total);
+      exact_tile<kBits, R, V>(l, weight, vector,
+                              reinterpret_cast<const float*>(t.x) + row * l.padded_columns(), total);
     }
     if (t.y_type == DType::float32) {
       write_tile<R, V, float>(t, total, row, column, scales);
@@ -210,22 +230,31 @@ void quantized_panel(const QuantizedTask& t, int tile, std::int64_t panel) {
 
 using QuantizedPanel = void (*)(const QuantizedTask&, int, std::int64_t);
 
-// quantized_panel<Bits, rows> for a number of rows known at run time.
-template <int Bits, int R>
+// quantized_panel<S, rows> for a number of rows known at run time.
+template <Stored S, int R>
 QuantizedPanel find_panel(int rows) {
   if constexpr (R == 0) {
     return nullptr;
   } else {
-    return rows == R ? &quantized_panel<Bits, R> : find_panel<Bits, R - 1>(rows);
+    return rows == R ? &quantized_panel<S, R> : find_panel<S, R - 1>(rows);
   }
 }
 
+inline QuantizedPanel find_panel(Stored stored, int rows) {
+  switch (stored) {
+    case Stored::bytes: return find_panel<Stored::bytes, kQuantizedRows>(rows);
+    case Stored::pairs: return find_panel<Stored::pairs, kQuantizedRows>(rows);
+    case Stored::nibbles: return find_panel<Stored::nibbles, kQuantizedRows>(rows);
+  }
+  return nullptr;
+}
+
 inline void quantized_linear(const QuantizedTask& t) {
-  const bool four = t.layout.bits == 4;
-  const auto find = four ? find_panel<4, kQuantizedRows> : find_panel<8, kQuantizedRows>;
-  const QuantizedPanel shorter = find(t.tiling.rows);
-  const QuantizedPanel longer = t.tiling.longer ? find(t.tiling.rows + 1) : nullptr;
+  const Stored stored = t.layout.bits == 8 ? Stored::bytes : t.unpacked ? Stored::nibbles : Stored::pairs;
+  const QuantizedPanel shorter = find_panel(stored, t.tiling.rows);
+  const QuantizedPanel longer = t.tiling.longer ? find_panel(stored, t.tiling.rows + 1) : nullptr;
   for (std::int64_t panel = t.first_panel; panel < t.first_panel + t.panels; ++panel) {
+    if (t.unpacked) unpack_nibbles(t.layout, t.weight + panel * t.layout.panel_bytes(), t.unpacked);
     for (int tile = 0; tile < t.tiling.tiles; ++tile) {
       (tile < t.tiling.longer ? longer : shorter)(t, tile, panel);
     }

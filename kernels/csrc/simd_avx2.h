@@ -128,6 +128,11 @@ inline Ints load_ints(const void* p) {
   const __m256i* q = static_cast<const __m256i*>(p);
   return {_mm256_loadu_si256(q), _mm256_loadu_si256(q + 1)};
 }
+inline void store_ints(void* p, Ints x) {
+  __m256i* q = static_cast<__m256i*>(p);
+  _mm256_storeu_si256(q, x.low);
+  _mm256_storeu_si256(q + 1, x.high);
+}
 inline Ints set1_int(std::int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
 inline Ints add(Ints a, Ints b) { return {_mm256_add_epi32(a.low, b.low), _mm256_add_epi32(a.high, b.high)}; }
 inline Ints sub(Ints a, Ints b) { return {_mm256_sub_epi32(a.low, b.low), _mm256_sub_epi32(a.high, b.high)}; }
@@ -258,7 +263,6 @@ constexpr int kFloatRows = 6, kPairRows = 5;
 constexpr int kTileVectors = 1;  // vectors of columns in a tile
 constexpr int kWideRows = 2;     // up to so many rows, a tile of kWideVectors fits the registers too
 constexpr int kWideVectors = 2;
-constexpr int kStreamRows = 4;   // up to so many rows, the weight is prefetched
 constexpr int kValueRows = 6, kValueVectors = 1;
 constexpr int kQuantizedRows = 2, kQuantizedVectors = 1;  // see quantized_kernels.h
 

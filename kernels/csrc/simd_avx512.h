@@ -78,6 +78,7 @@ inline void load_pairs(const Bf16* p, Vec& even, Vec& odd) {
 using Ints = __m512i;
 
 inline Ints load_ints(const void* p) { return _mm512_loadu_si512(p); }
+inline void store_ints(void* p, Ints x) { _mm512_storeu_si512(p, x); }
 inline Ints set1_int(std::int32_t x) { return _mm512_set1_epi32(x); }
 inline Ints add(Ints a, Ints b) { return _mm512_add_epi32(a, b); }
 inline Ints sub(Ints a, Ints b) { return _mm512_sub_epi32(a, b); }
@@ -201,7 +202,6 @@ constexpr int kFloatRows = 14, kPairRows = 12;
 constexpr int kTileVectors = 2;  // vectors of columns in a tile
 constexpr int kWideRows = 0;     // up to so many rows, a tile of kWideVectors fits the registers too
 constexpr int kWideVectors = 2;
-constexpr int kStreamRows = 8;   // up to so many rows, the weight is prefetched
 constexpr int kValueRows = 7, kValueVectors = 4;
 constexpr int kQuantizedRows = 6, kQuantizedVectors = 2;  // see quantized_kernels.h
 

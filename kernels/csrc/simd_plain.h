@@ -139,6 +139,7 @@ inline Ints load_ints(const void* p) {
   __builtin_memcpy(&r, p, sizeof(r));
   return r;
 }
+inline void store_ints(void* p, const Ints& x) { __builtin_memcpy(p, &x, sizeof(x)); }
 inline Ints set1_int(std::int32_t x) { QUIRE_LANES(x); }
 inline Ints add(const Ints& a, const Ints& b) { QUIRE_LANES(a.lane[i] + b.lane[i]); }
 inline Ints sub(const Ints& a, const Ints& b) { QUIRE_LANES(a.lane[i] - b.lane[i]); }
@@ -240,7 +241,6 @@ constexpr int kFloatRows = 2, kPairRows = 2;
 constexpr int kTileVectors = 1;  // vectors of columns in a tile
 constexpr int kWideRows = 1;     // up to so many rows, a tile of kWideVectors fits the registers too
 constexpr int kWideVectors = 2;
-constexpr int kStreamRows = 0;   // up to so many rows, the weight is prefetched
 constexpr int kValueRows = 3, kValueVectors = 1;
 constexpr int kQuantizedRows = 1, kQuantizedVectors = 1;  // see quantized_kernels.h
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ...errors import ModelError
-from .bits import pack_nibbles, unpack_rows
+from .bits import WORD_BITS
 
 
 def read_order(g_idx: Tensor | None, columns: int, group_size: int, source: str) -> Tensor | None:
@@ -48,13 +48,19 @@ def read_order(g_idx: Tensor | None, columns: int, group_size: int, source: str)
 
 
 def sort_columns(packed: Tensor, bits: int, columns: int, order: Tensor) -> Tensor:
-    """`LinearWeight.data` from words packed along rows, its columns in another order.
+    """`LinearWeight.data` from words that hold neighbouring columns, its columns in another order.
 
     Args:
-        packed: int32 `[N, words]`.
+        packed: int32 `[words, N]`: transposed, so that what is sorted are contiguous rows.
         bits: 4 or 8.
         columns: K.
         order: Column k of the result is column `order[k]`.
     """
-    values = unpack_rows(packed, bits, columns).index_select(1, order.long())
-    return pack_nibbles(values) if bits == 4 else (values ^ 128).view(torch.int8)
+    mask, shifts = (1 << bits) - 1, range(0, WORD_BITS, bits)
+    values = torch.stack([(packed >> shift & mask).to(torch.uint8) for shift in shifts], 1).flatten(0, 1)
+    values = values[:columns].index_select(0, order.long())
+    if bits == 8:
+        return (values ^ 128).t().contiguous().view(torch.int8)
+    if columns % 2:
+        values = torch.nn.functional.pad(values, (0, 0, 0, 1))
+    return (values[::2] | values[1::2] << 4).t().contiguous()

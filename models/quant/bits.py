@@ -40,13 +40,6 @@ def _bytes(packed: Tensor) -> Tensor:
     return packed.clone(memory_format=torch.contiguous_format).view(torch.uint8)
 
 
-def pack_nibbles(values: Tensor) -> Tensor:
-    """uint8 `[N, K]`, each 0 to 15 -> uint8 `[N, ceil(K / 2)]`, the even column in the low nibble."""
-    if values.shape[1] % 2:
-        values = torch.nn.functional.pad(values, (0, 1))
-    return values[:, ::2] | values[:, 1::2] << 4
-
-
 def canonical_data(packed: Tensor, bits: int, columns: int) -> Tensor:
     """`LinearWeight.data` from words packed along rows, `[N, words]`: the same bytes, in the same order.
 

@@ -56,7 +56,9 @@ def convert(
     order = read_order(g_idx, columns, group_size, f"{name}.weight_g_idx")
     packed = as_words(tensors["weight_packed"])
     data = (
-        canonical_data(packed, bits, columns) if order is None else sort_columns(packed, bits, columns, order)
+        canonical_data(packed, bits, columns)
+        if order is None
+        else sort_columns(packed.t(), bits, columns, order)
     )
     zeros: Tensor | None = None
     if "weight_zero_point" in tensors:

@@ -52,9 +52,11 @@ def convert(
     """The canonical form; see `layout`."""
     bits, group_size = scheme.bits, scheme.group_size or columns
     order = read_order(tensors.get("g_idx"), columns, group_size, f"{name}.g_idx")
-    packed = as_words(tensors["qweight"]).t()
+    packed = as_words(tensors["qweight"])
     data = (
-        canonical_data(packed, bits, columns) if order is None else sort_columns(packed, bits, columns, order)
+        canonical_data(packed.t(), bits, columns)
+        if order is None
+        else sort_columns(packed, bits, columns, order)
     )
     zeros: Tensor | None = None
     if "qzeros" in tensors:

@@ -218,7 +218,7 @@ class NanModel:
 
 
 def test_a_nan_fails_its_request_alone(tiny_model: Callable[..., Path]) -> None:
-    llm = LLM(str(tiny_model()), block_size=4)
+    llm = LLM(str(tiny_model()), block_size=4, enforce_eager=True)
     undisturbed = llm.generate([[1, 2, 3], [4, 5, 6]], greedy(), use_tqdm=False)
     llm.reset_prefix_cache()
     runner = cast("Any", llm.engine.runner)
@@ -232,7 +232,7 @@ def test_a_nan_fails_its_request_alone(tiny_model: Callable[..., Path]) -> None:
 
 
 def test_a_nan_in_an_early_chunk_leaves_nothing_in_the_cache(tiny_model: Callable[..., Path]) -> None:
-    llm = LLM(str(tiny_model()), block_size=4, max_num_batched_tokens=16)
+    llm = LLM(str(tiny_model()), block_size=4, max_num_batched_tokens=16, enforce_eager=True)
     runner = cast("Any", llm.engine.runner)
     runner.model = NanModel(runner.model, poison=300)
     prompt = [*range(15), 300, *range(40)]

@@ -158,7 +158,9 @@ def test_linear_takes_every_combination(
         for dtype, out_dtype, bias_dtype in itertools.product(FLOATS, FLOATS, [None, *FLOATS]):
             x = random(8, k, dtype=dtype)
             bias = None if bias_dtype is None else random(n, dtype=bias_dtype, seed=2)
-            assert_product(cpu.linear(x, weight, bias, out_dtype), x, weight, bias, out_dtype)
+            out = torch.empty(x.shape[0], weight.out_features, dtype=out_dtype)
+            assert cpu.linear(x, weight, bias, out) is out
+            assert_product(out, x, weight, bias, out_dtype)
 
 
 def extreme_values(format: Format, n: int, k: int) -> tuple[Tensor, Tensor]:
@@ -475,7 +477,7 @@ def test_products_that_do_not_fit_are_refused(format: Format) -> None:
     with pytest.raises(TypeError, match="float16"):
         cpu.linear(random(2, 32, dtype=torch.float16), weight)
     with pytest.raises(TypeError, match="float16"):
-        cpu.linear(random(2, 32, dtype=torch.float32), weight, None, torch.float16)
+        cpu.linear(random(2, 32, dtype=torch.float32), weight, None, torch.empty(2, 20, dtype=torch.float16))
 
 
 def test_int8_activations_take_as_many_columns_as_32_bits_hold(isa: str) -> None:

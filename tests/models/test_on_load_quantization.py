@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import tiny_models
 from quant_models import dequantized, logits_of, oracle_logits, oracle_with
@@ -20,9 +23,10 @@ from quire import LLM
 from quire.engine.build import weight_bytes
 from quire.engine.config import EngineConfig
 from quire.errors import ModelError
-from quire.kernels import ops, reference
+from quire.kernels import cpu, ops, reference
 from quire.models.causal_lm import CausalLM
 from quire.models.config import ModelConfig
+from quire.models.llama import LlamaForCausalLM
 from quire.models.loader import load_model
 from quire.models.quant import canonical
 from quire.models.quant.options import WeightOptions
@@ -262,3 +266,70 @@ def test_a_quantised_checkpoint_is_not_rounded_again(tiny_model: Callable[..., P
             options=WeightOptions(quantization="int8"),
         )
     assert caught.value.param == "quantization"
+
+
+MEASURED_LOAD = """
+import sys, torch
+from pathlib import Path
+from quire.kernels import ops
+from quire.models.config import ModelConfig
+from quire.models.llama import LlamaForCausalLM
+from quire.models.loader import load_model
+from quire.models.quant.options import WeightOptions
+
+def status(field):
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(field)) * 1024
+
+torch.set_num_threads(1)
+small, folder = Path(sys.argv[1]), Path(sys.argv[2])
+options = WeightOptions(quantization=sys.argv[3] if len(sys.argv) > 3 else None)
+
+def load(path):
+    config = ModelConfig.from_folder(path)
+    return load_model(path, config, device="cpu", dtype=torch.bfloat16, options=options)
+
+load(small)  # what code and libraries take is not the model's
+before = status("VmRSS")
+Path("/proc/self/clear_refs").write_text("5")  # forgets the peak
+load(folder)
+print(status("VmHWM") - before)
+"""
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/clear_refs").exists(), reason="the peak is measured as Linux tells it"
+)
+@pytest.mark.skipif(cpu.unavailable() is not None, reason="the reference kernels unpack what they read")
+@pytest.mark.parametrize("quantization", [None, "int8", "int4"])
+def test_loading_takes_little_more_memory_than_the_checkpoint(
+    quantization: str | None, tiny_model: Callable[..., Path], large_checkpoint: Path
+) -> None:
+    options = [] if quantization is None else [quantization]
+    command = [sys.executable, "-c", MEASURED_LOAD, str(tiny_model()), str(large_checkpoint), *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    size = (large_checkpoint / "model.safetensors").stat().st_size
+    ratio = int(done.stdout) / size
+    assert ratio < 1.3
+    if quantization is not None:
+        assert ratio < 0.9
+
+
+@pytest.fixture(scope="module")
+def large_checkpoint(tiny_model: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """300 MB of bf16 zeros, among them an embedding of 100 MB."""
+    folder = tmp_path_factory.mktemp("large")
+    config = json.loads((tiny_model() / "config.json").read_text())
+    sizes = {"hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 9, "vocab_size": 50_000}
+    config |= sizes | {"num_attention_heads": 16, "num_key_value_heads": 4, "head_dim": 64}
+    config |= {"tie_word_embeddings": True, "dtype": "bfloat16"}
+    (folder / "config.json").write_text(json.dumps(config))
+    with torch.device("meta"):
+        skeleton = LlamaForCausalLM(ModelConfig.from_folder(folder), torch.bfloat16, 1)
+    shapes = {name: tuple(tensor.shape) for name, tensor in skeleton.vectors()}
+    for matrix in skeleton.matrices():
+        columns = matrix.owner.weight.in_features
+        shapes |= {f"{name}.weight": (rows, columns) for name, rows in matrix.parts.items()}
+    tensors = {name: torch.zeros(shape, dtype=torch.bfloat16) for name, shape in shapes.items()}
+    save_file(tensors, folder / "model.safetensors")
+    return folder
