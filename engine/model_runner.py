@@ -95,6 +95,9 @@ class ModelRunner:
         Returns:
             None, or the reason why it cannot be recorded; steps then run op by op.
         """
+        reason = cpu.unavailable()
+        if reason is not None:
+            return reason
         try:
             self.recorded = cpu.RecordedForward(
                 self.model.forward, self.kv_caches, self.block_size, num_tokens

@@ -15,6 +15,7 @@ try:
     from .. import _C
 except ImportError as error:
     _import_error = str(error)
+    globals()["_C"] = None  # so that it can be imported; nothing calls it, since `unavailable` says why
 
 DTYPE_CODES: dict[torch.dtype, int] = {torch.float32: 0, torch.bfloat16: 1}
 

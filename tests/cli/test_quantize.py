@@ -128,7 +128,8 @@ def test_a_trained_model_keeps_its_perplexity(run: Run, shared_data: Path, tmp_p
     token_ids = before.tokenizer.encode(text[:200_000], add_special_tokens=False)[:20_000]
     windows = cut_windows(token_ids, leading_tokens(before.tokenizer), 512)
     perplexities = [evaluate_windows(llm, windows).perplexity for llm in (before, after)]
-    assert perplexities[0] < perplexities[1] < 1.06 * perplexities[0]
+    # Rounding the same matrices to the nearest values costs 2.9 percent.
+    assert perplexities[0] < perplexities[1] < 1.024 * perplexities[0]
     params = SamplingParams(temperature=0.0, max_tokens=24)
     (output,) = after.generate(["Once upon a time, there was a little"], params, use_tqdm=False)
     words = output.outputs[0].text.split()

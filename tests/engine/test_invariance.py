@@ -72,17 +72,17 @@ def make_prompts(count: int = NUM_PROMPTS) -> list[list[int]]:
     return [shared[: 7 * (i % 5)] + [rng.randrange(256) for _ in range(1 + 4 * i)] for i in range(count)]
 
 
-def answers(llm: LLM, prompts: list[list[int]], max_tokens: int = 8) -> list[Any]:
+def answers(llm: LLM, prompts: list[list[int]]) -> list[Any]:
     """Tokens and log-probabilities; equal only if every bit is."""
-    params = SamplingParams(temperature=0.0, max_tokens=max_tokens, ignore_eos=True, logprobs=3)
+    params = SamplingParams(temperature=0.0, max_tokens=8, ignore_eos=True, logprobs=3)
     outputs = llm.generate(prompts, params, use_tqdm=False)
     return [(output.outputs[0].token_ids, output.outputs[0].logprobs) for output in outputs]
 
 
-def alone(folder: str, settings: dict[str, Any], prompts: list[list[int]], max_tokens: int = 8) -> list[Any]:
+def alone(folder: str, settings: dict[str, Any], prompts: list[list[int]]) -> list[Any]:
     """Each prompt on its own, computed whole, with nothing cached, by ops that are called one by one."""
     llm = LLM(folder, enable_prefix_caching=False, num_threads=1, enforce_eager=True, **settings)
-    return [answers(llm, [prompt], max_tokens)[0] for prompt in prompts]
+    return [answers(llm, [prompt])[0] for prompt in prompts]
 
 
 @pytest.fixture(scope="module", params=MODELS, ids=lambda model: f"{model[0][:-11]}, {model[1]}")
@@ -147,7 +147,7 @@ LARGE_CUTS: dict[str, dict[str, Any]] = {
     "in chunks of 7": {"max_num_batched_tokens": 7},
     "in chunks of 16": {"max_num_batched_tokens": 16},
     "in chunks of 100, on 2 threads": {"max_num_batched_tokens": 100, "num_threads": 2},
-    "preempted": {"block_size": 4, "num_blocks": 100, "max_num_batched_tokens": 50},
+    "preempted": {"block_size": 1, "num_blocks": 320, "max_num_batched_tokens": 50},
 }
 
 
@@ -160,11 +160,11 @@ def test_answers_of_a_large_model_are_equal_bit_for_bit(format: str, tmp_path: P
     settings |= FORMATS[format]
     prompts = make_prompts()[::4]
     prompts.append([token % 256 for token in range(300)])  # more keys than attention takes at once
-    expected = alone(str(tmp_path), settings, prompts, max_tokens=4)
+    expected = alone(str(tmp_path), settings, prompts)
     for cut, changes in LARGE_CUTS.items():
         llm = LLM(str(tmp_path), **settings | changes)
         for size in (len(prompts), 2):
-            assert answers(llm, prompts[-size:], max_tokens=4) == expected[-size:], (cut, size)
+            assert answers(llm, prompts[-size:]) == expected[-size:], (cut, size)
         if cut == "preempted":
             assert llm.get_metrics().num_preemptions > 0
         del llm
