@@ -64,8 +64,8 @@ def test_int8_costs_next_to_nothing_on_stories(stories: Ratio) -> None:
 
 
 @pytest.mark.xfail(
-    reason="16 equal steps per 32 weights are too coarse for matrices of 64 columns: with the scale that is "
-    "best for each group it is still 12%, and only data-aware rounding comes near 6%"
+    reason="16 equal steps per 32 weights are too coarse for this model's matrices of 64 columns: even the "
+    "best scale for each group costs more than 10%"
 )
 def test_int4_within_six_percent_on_stories(stories: Ratio) -> None:
     assert stories("int4") < 1.06
