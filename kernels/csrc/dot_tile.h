@@ -67,10 +67,12 @@ struct PairDot {
 };
 #endif
 
-// What a tile fetches from memory while it computes: `step` bytes for each step.
+// What a tile fetches from memory while it computes: `step` bytes for each step, and `header` bytes for the
+// header of each group.
 struct Ahead {
   const char* place;
   int step;
+  int header = 0;
 };
 
 // sums[r][16 * v + lane] += x[r] . w[column] over `steps` steps; `fresh` starts from zero.

@@ -90,6 +90,8 @@ inline void quantized_tile(const QuantizedLayout& l, const char* w, int vector, 
     const std::int16_t* zeros =
         reinterpret_cast<const std::int16_t*>(w + kPanel * scale_bytes) + vector * kLanes;
     w += l.header_bytes();
+    for (int fetched = 0; fetched < ahead.header; fetched += 64) __builtin_prefetch(ahead.place + fetched);
+    ahead.place += ahead.header;
     Ints sums[R][V];
     if (l.asymmetric) {
       QUIRE_UNROLL(2)
@@ -205,7 +207,7 @@ void quantized_panel(const QuantizedTask& t, int tile, std::int64_t panel) {
   // As in linear_columns; two tiles of int8, whose weights are twice as many bytes, wait for memory as one does.
   const int tiles = t.tiling.tiles, step = S == Stored::nibbles ? 64 : 128;
   const Ahead ahead = tiles <= (S == Stored::bytes ? 2 : 1)
-                          ? Ahead{weight + kFetchAhead, step}
+                          ? Ahead{weight + kFetchAhead, step, l.header_bytes()}
                           : Ahead{weight + l.panel_bytes() + l.panel_bytes() * tile / tiles, step / tiles};
   for (int vector = 0; vector < 2; vector += V) {
     const std::int64_t column = panel * kPanel + vector * kLanes;
