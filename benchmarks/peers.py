@@ -111,6 +111,7 @@ ENTRIES = [
     Entry("quire", "int8", "int8", "int8", "bf16", "run_quire"),
     Entry("quire", "int4", "int4", "int8", "bf16", "run_quire"),
     Entry("quire", "int4 g128", "int4", "int8", "bf16", "run_quire"),
+    Entry("quire", "int4 g128 all", "int4", "int4", "bf16", "run_quire"),
     Entry("transformers", "bf16", "bf16", "bf16", "bf16", "run_transformers"),
     Entry("llama.cpp", "BF16", "bf16", "BF16", "gguf-BF16", "run_llama_cpp"),
     Entry("llama.cpp", "Q8_0", "int8", "Q8_0", "gguf-Q8_0", "run_llama_cpp"),
@@ -230,7 +231,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--peers", default="", help="engines, comma-separated; all by default")
-    parser.add_argument("--quire-formats", default="bf16,int8,int4,int4 g128")
+    parser.add_argument("--quire-formats", default="bf16,int8,int4,int4 g128,int4 g128 all")
     parser.add_argument("--peers-dir", type=Path, required=True, help="where the peers are installed")
     parser.add_argument("--work-dir", type=Path, required=True, help="for checkpoints and logs; kept")
     parser.add_argument("--attempts", type=int, default=3, help="per measurement, if others disturb it")

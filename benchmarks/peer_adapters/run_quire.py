@@ -19,11 +19,15 @@ def main() -> None:
     from quire.engine.engine import EngineRequest
     from quire.engine.sampling_params import SamplingParams
 
-    # quire quantises a bf16 checkpoint while it loads it; "int4 g128" is int4 in groups of 128.
-    format_, _, group = given.weights.partition(" g")
+    # quire quantises a bf16 checkpoint while it loads it; "int4 g128 all" is int4 in groups of 128, the
+    # output matrix too.
+    format_, *more = given.weights.split()
     extra: dict[str, Any] = {} if format_ == "bf16" else {"quantization": format_}
-    if group:
-        extra["quantization_group_size"] = int(group)
+    for word in more:
+        if word == "all":
+            extra["lm_head"] = format_
+        else:
+            extra["quantization_group_size"] = int(word.removeprefix("g"))
     engine, _, _ = build_engine(
         EngineConfig(
             model=given.model,
