@@ -1,4 +1,4 @@
-"""`quire quantize`: a GPTQ checkpoint from a float one, calibrated on a text."""
+"""`quire quantize`: a checkpoint rounded with GPTQ from a float one, calibrated on a text."""
 
 from __future__ import annotations
 
@@ -48,6 +48,14 @@ def quantize(
         bool,
         typer.Option("--symmetric/--asymmetric", help="Whether groups have no zero points of their own."),
     ] = True,
+    layout: Annotated[
+        Literal["gptq", "compressed-tensors"],
+        typer.Option(
+            "--format",
+            help="The layout to write: gptq, which most engines read, or compressed-tensors, which stores "
+            "matrices of any shape.",
+        ),
+    ] = "gptq",
     num_samples: Annotated[
         int, typer.Option(min=1, help="Windows of the text to calibrate on, spread over all of it.")
     ] = 128,
@@ -61,14 +69,14 @@ def quantize(
     ] = None,
     log_level: LogLevel = "warning",
 ) -> None:
-    """Round a model to 4 or 8 bits with GPTQ, and write it in GPTQ's format.
+    """Round a model to 4 or 8 bits with GPTQ, and write it as a checkpoint.
 
     A text shows which inputs the matrices have; they are rounded so that their outputs change least.
     Matrices whose shape the format cannot store, the embedding and lm_head stay as they are.
     """
     set_up_logging(log_level)
+    from ..models.quant.checkpoint_writer import check_output
     from ..models.quant.gptq_quantizer import GptqOptions
-    from ..models.quant.gptq_writer import check_output
 
     try:
         options = GptqOptions(
@@ -83,7 +91,7 @@ def quantize(
     choice = _choose(model)
     check_output(output)
     windows = _spread(windows_of(text, choice, window), num_samples)
-    _quantize(choice, output, windows, options, num_threads)
+    _quantize(choice, output, windows, options, layout, num_threads)
 
 
 def _choose(model: str) -> ModelChoice:
@@ -111,20 +119,22 @@ def _quantize(
     output: Path,
     windows: Sequence[Sequence[int]],
     options: GptqOptions,
+    layout_name: str,
     num_threads: int | None,
 ) -> None:
     from ..engine.memory import format_bytes
     from ..models.calibration import float_modules, quantize_model
-    from ..models.quant.gptq_writer import quantization_config, write_checkpoint
+    from ..models.quant.checkpoint_writer import WRITTEN_LAYOUTS, write_checkpoint
 
     model = _load(choice, num_threads)
-    skipped = float_modules(model, options)
+    layout = WRITTEN_LAYOUTS[layout_name]
+    skipped = float_modules(model, options, layout)
     matrices = quantize_model(model, windows, options, skipped, progress=sys.stderr.isatty())
-    write_checkpoint(choice.folder, output, matrices, quantization_config(options, skipped))
+    write_checkpoint(choice.folder, output, matrices, layout, options, skipped)
     size = sum(file.stat().st_size for file in output.glob("*.safetensors"))
     print(f"{output}: {len(matrices)} matrices in {options.bits} bits, {format_bytes(size)} in all")
     if skipped:
-        print(f"left float, as GPTQ's format has no room for their shapes: {', '.join(sorted(skipped))}")
+        print(f"left float, as the format has no room for their shapes: {', '.join(sorted(skipped))}")
 
 
 def _load(choice: ModelChoice, num_threads: int | None) -> CausalLM:

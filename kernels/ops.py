@@ -40,8 +40,8 @@ class Cell:
     Attributes:
         device: torch device type that it runs on.
         column: Its name in the table and in `QUIRE_KERNELS`: cpp, triton, xformers.
-        module: The module under `quire.kernels` that holds a function with the op's name. It may
-            define `unavailable() -> str | None`, the reason why nothing in it can run here.
+        module: The module under `quire.kernels` that holds a function with the op's name. The first part of
+            its path may define `unavailable() -> str | None`, the reason why nothing in it can run here.
         accepts: An additional condition on the arguments, or None.
     """
 
@@ -135,11 +135,14 @@ def _forced_column(op: str) -> str | None:
 def load_cell(cell: Cell, op: str) -> tuple[Callable[..., Any] | None, str | None]:
     """Imports a cell's function; returns it, or None and the reason why it cannot run here."""
     try:
+        package = importlib.import_module(f".{cell.module.partition('.')[0]}", __package__)
+        reason = package.unavailable() if hasattr(package, "unavailable") else None
+        if reason:
+            return None, reason
         module = importlib.import_module(f".{cell.module}", __package__)
     except ImportError as error:
         return None, str(error)
-    reason = module.unavailable() if hasattr(module, "unavailable") else None
-    return (None, reason) if reason else (getattr(module, op), None)
+    return getattr(module, op), None
 
 
 def resolved_table(device: str) -> dict[str, str]:
@@ -211,10 +214,15 @@ def _float32_rows(x: torch.Tensor) -> str | None:
 
 CPP = Cell("cpu", "cpp", "cpu", _float_dtype)
 
+
+def _triton(module: str, accepts: Predicate | None = None) -> Cell:
+    return Cell("cuda", "triton", f"triton.{module}", accepts)
+
+
 # op: the implementations in the order they are tried; the reference follows every row.
 TABLE: dict[str, tuple[Cell, ...]] = {
-    "rms_norm": (CPP,),
-    "add_rms_norm": (CPP,),
+    "rms_norm": (CPP, _triton("rms_norm")),
+    "add_rms_norm": (CPP, _triton("rms_norm")),
     "rope_and_cache_write": (CPP,),
     "paged_attention": (CPP,),
     "linear": (Cell("cpu", "cpp", "cpu", _packable_weight),),

@@ -20,8 +20,8 @@ from ..kernels import reference
 from ..kernels.types import AttentionMetadata, LinearWeight
 from .causal_lm import CausalLM, DecoderLayer
 from .layers import Layer, Linear, Matrix
+from .quant.checkpoint_writer import WeightLayout
 from .quant.gptq_quantizer import GptqOptions, QuantizedMatrix, quantize_matrix
-from .quant.gptq_writer import can_store
 
 BLOCK_SIZE = 16
 """Tokens per block of the cache that a window is computed with."""
@@ -36,8 +36,8 @@ def linears(layer: Layer, prefix: str = "") -> Iterator[tuple[str, Linear]]:
             yield from linears(child, f"{prefix}{name}.")
 
 
-def float_modules(model: CausalLM, options: GptqOptions) -> set[str]:
-    """The modules of decoder layers that GPTQ's layout cannot store, by their names in their layer.
+def float_modules(model: CausalLM, options: GptqOptions, layout: WeightLayout) -> set[str]:
+    """The modules of decoder layers that a layout cannot store, by their names in their layer.
 
     Matrices of one input run as one, so all of them are integers or none, and that one is named, too:
     vLLM looks for `mlp.gate_up_proj`. So is a module that could be stored in some layers only.
@@ -52,12 +52,12 @@ def float_modules(model: CausalLM, options: GptqOptions) -> set[str]:
             names.add(name)
             (matrix,) = linear.matrices(f"{name}.")
             columns = linear.weight.in_features
-            if not all(can_store(rows, columns, options) for rows in matrix.parts.values()):
+            if not all(layout.can_store(rows, columns, options) for rows in matrix.parts.values()):
                 found |= {name, *matrix.parts}
     if names <= found:
         raise ModelError(
-            f"GPTQ's format cannot store any matrix of this model in {options.bits} bits with a group size "
-            f"of {options.group_size}: nothing to quantize"
+            f"the {layout.name} format cannot store any matrix of this model in {options.bits} bits with a "
+            f"group size of {options.group_size}: nothing to quantize"
         )
     return found
 

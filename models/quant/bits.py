@@ -35,6 +35,15 @@ def unpack_rows(packed: Tensor, bits: int, columns: int) -> Tensor:
     return values[:, :columns]
 
 
+def pack_rows(values: Tensor, bits: int) -> Tensor:
+    """The inverse of `unpack_rows`: uint8 `[R, columns]` -> int32 `[R, words]`, filled with zeros."""
+    per_word = WORD_BITS // bits
+    values = torch.nn.functional.pad(values, (0, -values.shape[1] % per_word))
+    packed = values[:, ::2] | values[:, 1::2] << 4 if bits == 4 else values
+    # A copy, whatever the strides: those of a single row may be any, and still pass for contiguous.
+    return packed.clone(memory_format=torch.contiguous_format).view(torch.int32)
+
+
 def _bytes(packed: Tensor) -> Tensor:
     """A copy of words `[R, words]` as bytes `[R, 4 * words]`, whatever the strides of the words."""
     return packed.clone(memory_format=torch.contiguous_format).view(torch.uint8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import random
 from collections.abc import Callable, Iterator
@@ -20,8 +21,8 @@ from quire.models.calibration import LayerPasses, float_modules, linears, quanti
 from quire.models.causal_lm import CausalLM
 from quire.models.config import ModelConfig
 from quire.models.loader import load_model
-from quire.models.quant.config import QuantScheme
-from quire.models.quant.gptq import convert, expected
+from quire.models.quant.checkpoint_writer import WRITTEN_LAYOUTS, write_checkpoint
+from quire.models.quant.config import LAYOUTS, QuantScheme
 from quire.models.quant.gptq_quantizer import (
     GptqOptions,
     QuantizedMatrix,
@@ -29,7 +30,7 @@ from quire.models.quant.gptq_quantizer import (
     inverse_factor,
     quantize_matrix,
 )
-from quire.models.quant.gptq_writer import can_store, pack_matrix, quantization_config, write_checkpoint
+from quire.models.quant.gptq_writer import can_store, quantization_config
 from quire.models.quant.options import WeightOptions
 
 FORMATS = [
@@ -193,29 +194,33 @@ def test_options_out_of_range(wrong: dict[str, Any]) -> None:
 # --- the layout --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("layout", "columns"), [("gptq", 256), ("compressed-tensors", 256), ("compressed-tensors", 172)]
+)
 @pytest.mark.parametrize("options", FORMATS, ids=name_of)
-def test_a_written_matrix_is_read_as_it_was(options: GptqOptions) -> None:
+def test_a_written_matrix_is_read_as_it_was(options: GptqOptions, layout: str, columns: int) -> None:
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")
     generator = torch.Generator().manual_seed(seed)
-    columns = 256
-    W = torch.randn(24, columns, generator=generator) + 0.3
+    rows = 24 if layout == "gptq" else 21
+    W = torch.randn(rows, columns, generator=generator) + 0.3
     X = inputs(300, columns, seed=seed % 1000)
     matrix = quantize_matrix(W, X.t() @ X, options)
     scheme = QuantScheme(
-        method="gptq",
+        method="gptq" if layout == "gptq" else "compressed-tensors",
         bits=options.bits,
         group_size=max(options.group_size, 0),
         symmetric=options.symmetric,
         activation_order=options.desc_act,
         zero_offset=1,
     )
-    tensors = pack_matrix(matrix)
-    specs = expected("m", scheme, *W.shape)
+    tensors = WRITTEN_LAYOUTS[layout].pack_matrix(matrix, options)
+    reader = importlib.import_module(f"quire.models.quant.{LAYOUTS[scheme.method]}")
+    specs = reader.expected("m", scheme, *W.shape)
     assert {name: tuple(tensor.shape) for name, tensor in tensors.items()} == {
-        name: spec.shape for name, spec in specs.items()
+        name: spec.shape for name, spec in specs.items() if spec.required or name in tensors
     }
-    weight = convert("m", scheme, *W.shape, tensors)
+    weight = reader.convert("m", scheme, *W.shape, tensors)
     assert torch.equal(reference.dequantize(weight), matrix.dense())
     assert (weight.zeros is None) == options.symmetric
     assert (weight.order is None) == (not options.desc_act or options.group_size == -1)
@@ -265,19 +270,21 @@ ARCHITECTURES = ["LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"]
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("desc_act", [True, False])
+@pytest.mark.parametrize("layout_name", WRITTEN_LAYOUTS)
 @pytest.mark.usefixtures("kernels")
 def test_a_model_is_written_and_read_as_it_was_computed(
-    architecture: str, desc_act: bool, tiny_model: Callable[..., Path], tmp_path: Path
+    architecture: str, desc_act: bool, layout_name: str, tiny_model: Callable[..., Path], tmp_path: Path
 ) -> None:
-    # Matrices of 64 columns fit groups of 64, down_proj's 96 do not.
+    # Matrices of 64 columns fit groups of 64; down_proj's 96 do not, which GPTQ's layout needs.
+    layout = WRITTEN_LAYOUTS[layout_name]
     source = tiny_model(architecture, num_hidden_layers=2, sharded=desc_act)
     options = GptqOptions(group_size=64, desc_act=desc_act, symmetric=not desc_act)
     model = load(source)
-    skipped = float_modules(model, options)
-    assert skipped == {"mlp.down_proj"}
+    skipped = float_modules(model, options, layout)
+    assert skipped == ({"mlp.down_proj"} if layout_name == "gptq" else set())
     matrices = quantize_model(model, random_windows(4, 37), options, skipped)
-    assert len(matrices) == 2 * 6
-    write_checkpoint(source, tmp_path, matrices, quantization_config(options, skipped))
+    assert len(matrices) == 2 * (7 - len(skipped))
+    write_checkpoint(source, tmp_path, matrices, layout, options, skipped)
     stored = {k: v for file in source.glob("*.safetensors") for k, v in load_file(file).items()}
     changed = {f"{name}.weight": matrix.dense() for name, matrix in matrices.items()}
     again = load(tmp_path, activations="float")
@@ -358,13 +365,13 @@ def test_modules_that_stay_float_have_the_names_that_others_look_for(
 ) -> None:
     model = load(tiny_model(intermediate_size=100))
     options = GptqOptions(group_size=32)
-    skipped = float_modules(model, options)
+    skipped = float_modules(model, options, WRITTEN_LAYOUTS["gptq"])
     assert skipped == {"mlp.gate_up_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"}
     assert quantization_config(options, skipped)["dynamic"].keys() == {
         rf"-:.*\.mlp\.{name}_proj$" for name in ("gate_up", "gate", "up", "down")
     }
     with pytest.raises(ModelError, match="group size of 128: nothing to quantize"):
-        float_modules(model, GptqOptions(group_size=128))
+        float_modules(model, GptqOptions(group_size=128), WRITTEN_LAYOUTS["gptq"])
 
 
 def test_a_matrix_that_is_not_finite_is_named(tiny_model: Callable[..., Path]) -> None:

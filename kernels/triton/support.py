@@ -1,0 +1,40 @@
+"""What all Triton kernels share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+# Fused multiply-adds, which Triton 3.10 no longer makes unless it is asked to.
+os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
+
+
+@dataclass(frozen=True, slots=True)
+class CompileCase:
+    """One form of a kernel: all that decides which machine code it becomes.
+
+    Attributes:
+        name: For messages: what is special about it.
+        kernel: The function under `triton.jit`.
+        signature: The type of each argument that is not a constant, in Triton's words: `*bf16`, `i32`.
+        constants: The values of all `tl.constexpr` arguments.
+        num_warps: Warps of 32 threads in a program.
+        num_stages: Loads that a loop keeps in flight.
+        aligned: Arguments that Triton may take for multiples of 16, as it does by itself for most pointers
+            and sizes of a launch.
+    """
+
+    name: str
+    kernel: Any
+    signature: Mapping[str, str]
+    constants: Mapping[str, Any]
+    num_warps: int = 4
+    num_stages: int = 2
+    aligned: tuple[str, ...] = field(default=())
+
+
+def next_power_of_2(n: int) -> int:
+    """The smallest power of two that is at least n."""
+    return 1 << max(0, n - 1).bit_length()
