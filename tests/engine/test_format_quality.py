@@ -65,7 +65,8 @@ def test_int8_costs_next_to_nothing_on_stories(stories: Ratio) -> None:
 
 @pytest.mark.xfail(
     reason="16 equal steps per 32 weights are too coarse for this model's matrices of 64 columns: even the "
-    "best scale for each group costs more than 10%"
+    "best scale for each group costs more than 10%; what `quire quantize` makes stays within six: see "
+    "tests/cli/test_quantize.py"
 )
 def test_int4_within_six_percent_on_stories(stories: Ratio) -> None:
     assert stories("int4") < 1.06
