@@ -13,8 +13,10 @@ namespace {
 
 // Packed activations of a block of rows: a piece of this size and a panel stay in a core's L2 cache.
 constexpr std::int64_t kBlockBytes = 384 << 10;
-// Tiles of rows that repay unpacking a panel of int4 for them.
-constexpr int kTilesToUnpack = 4;
+// Tiles of rows that repay unpacking a panel of int4 for them, and the bytes of a panel up to which it stays
+// near enough to be read again and again.
+constexpr int kTilesToUnpack = 24;
+constexpr std::int64_t kLargestUnpacked = 64 << 10;
 // Rows whose packed activations are held at once.
 constexpr int kRowsAtOnce = 2048;
 // Tasks per thread, so that threads end together.
@@ -86,7 +88,8 @@ void linear_rows(const QuantizedLinearArgs& a, const KernelTable& table, std::in
     t.tiling.tiles = tiles;
     t.tiling.rows = tiling.rows;
     t.tiling.longer = std::clamp(tiling.longer - first_tile, 0, tiles);
-    const bool unpack = l.bits == 4 && packed.sums && tiles >= kTilesToUnpack;
+    const bool unpack =
+        l.bits == 4 && packed.sums && tiles >= kTilesToUnpack && l.unpacked_bytes() <= kLargestUnpacked;
     t.unpacked = unpack ? static_cast<char*>(thread_scratch(2, static_cast<std::size_t>(l.unpacked_bytes())))
                         : nullptr;
     t.weight = a.packed;
