@@ -60,6 +60,10 @@ class Chunk(msgspec.Struct):
 _decoder = msgspec.json.Decoder(Chunk)
 
 
+def ignore(_num: int) -> None:
+    """Counts no tokens."""
+
+
 class AnswerReader:
     """Takes in one streamed answer.
 
@@ -73,7 +77,7 @@ class AnswerReader:
         self,
         sample: Sample,
         clock: Callable[[], float],
-        on_tokens: Callable[[int], None] = lambda _num: None,
+        on_tokens: Callable[[int], None] = ignore,
     ) -> None:
         self.is_complete = False
         self._sample = sample

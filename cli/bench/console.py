@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -24,7 +24,7 @@ def print_summary(summary: Summary, *, console: Console | None = None) -> None:
     """Prints the figures of a load test."""
     from rich.console import Console
 
-    console = console or Console(highlight=False)
+    console = console or Console(highlight=False, soft_wrap=True)
     for line in headlines(summary):
         console.print(line, markup=False)
     console.print(_latency_table(summary))
@@ -70,29 +70,26 @@ def remarks(summary: Summary) -> list[str]:
         lines.append("The server did not count the tokens of all prompts.")
     if summary.lag is not None and summary.lag.p99 > LATE_MILLISECONDS:
         lines.append(
-            f"The generator itself was late: by {summary.lag.p99:.1f} ms at p99. Part of the latencies is its "
-            "own; give it a core, or less load."
+            f"The generator itself was late: by {summary.lag.p99:.1f} ms at p99. Part of the latencies is "
+            "its own; give it a core, or less load."
         )
     return lines
 
 
 def rows(summary: Summary) -> list[tuple[str, Distribution]]:
     """The distributions that there are, with their names."""
+    has_queue = summary.queued is not None and summary.queued.max > 0
     named = [
         ("time to first token", summary.ttft),
         ("time per output token", summary.tpot),
         ("between tokens", summary.itl_tokens),
         ("between chunks", summary.itl_chunks),
         ("end to end", summary.e2e),
-        ("end to end, from sending", summary.service_e2e),
-        ("queued in the generator", summary.queued),
+        ("end to end, from sending", summary.service_e2e if has_queue else None),
+        ("queued in the generator", summary.queued if has_queue else None),
         ("generator lag", summary.lag),
     ]
-    return [
-        (name, each)
-        for name, each in named
-        if each is not None and (name != "queued in the generator" or each.max > 0)
-    ]
+    return [(name, each) for name, each in named if each is not None]
 
 
 def _latency_table(summary: Summary) -> object:
@@ -118,7 +115,7 @@ def _error_table(summary: Summary) -> object:
 
 
 @asynccontextmanager
-async def showing(live: LiveCounts, total: int | None, enabled: bool) -> AsyncIterator[None]:
+async def showing(live: LiveCounts, total: int | None, enabled: bool) -> AsyncGenerator[None]:
     """A progress bar on the standard error while a load runs.
 
     Args:

@@ -85,7 +85,7 @@ DATASET = Group(
         "dataset_name": "By default as the file's ending says, and random without a file.",
         "dataset_path": "A prompt per line, or JSON as ShareGPT has it.",
         "input_len": "Tokens of a random prompt, or a range such as 64:256; by default 128.",
-        "output_len": "Tokens to generate, or a range; by default 128, or as many as the file's answers have.",
+        "output_len": "Tokens to generate, or a range; by default 128, or as the file's answers have.",
         "prefix_len": "Tokens that prompts begin with and share, besides the input.",
         "num_prefixes": "Different such beginnings.",
     },

@@ -22,7 +22,8 @@ body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(
   max-width: 1180px; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.5rem; margin-bottom: 0; } h2 { font-size: 1.05rem; margin: 0 0 .3rem; }
 p.about { color: var(--faint); margin-top: .2rem; }
-.pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 440px), 1fr)); gap: 1.5rem; }
+.pictures { display: grid; gap: 1.5rem;
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 440px), 1fr)); }
 figure { margin: 0; } svg { width: 100%; height: auto; } svg text { fill: var(--faint); font-size: 11px; }
 svg .label { fill: var(--ink); } .grid { stroke: var(--grid); stroke-width: 1; }
 .line { fill: none; stroke-width: 1.8; } .c0 { stroke: var(--c0); }
@@ -46,7 +47,9 @@ def html_report(document: dict[str, Any], summary: Summary, run: LoadRun) -> str
     settings = document["settings"]
     title = f"{settings.get('model', '')} at {settings.get('base_url', '')}"
     table = [(name, each.mean, each.p50, each.p90, each.p99, each.max) for name, each in rows(summary)]
-    figures = "\n".join(f"<figure><h2>{escape(name)}</h2>{svg}</figure>" for name, svg in _pictures(summary, run))
+    figures = "\n".join(
+        f"<figure><h2>{escape(name)}</h2>{svg}</figure>" for name, svg in _pictures(summary, run)
+    )
     parts = [
         f"<h1>{escape(title)}</h1>",
         f'<p class="about">quire bench serve, {escape(document["date"])}</p>',
@@ -117,7 +120,7 @@ def _table(header: Sequence[str], lines: Sequence[Sequence[str | float]]) -> str
     head = "".join(f'<th class="n">{escape(name)}</th>' for name in header[1:])
     body = "".join(
         "<tr>"
-        + f"<td>{escape(str(line[0]))}</td>"
+        f"<td>{escape(str(line[0]))}</td>"
         + "".join(f'<td class="n">{value:.2f}</td>' for value in line[1:])
         + "</tr>"
         for line in lines
@@ -138,11 +141,8 @@ def _errors(summary: Summary) -> str:
 
 def _facts(facts: Sequence[tuple[Any, ...]]) -> str:
     body = "".join(
-        f'<tr><th>{escape(str(name).replace("_", " "))}</th><td class="value">{escape(_shown(value))}</td></tr>'
+        f"<tr><th>{escape(str(name).replace('_', ' '))}</th>"
+        f'<td class="value">{escape("-" if value is None else str(value))}</td></tr>'
         for name, value in facts
     )
     return f"<table>{body}</table>"
-
-
-def _shown(value: object) -> str:
-    return "-" if value is None else str(value)

@@ -113,9 +113,7 @@ class Connection(asyncio.Protocol):
             self._fail(cast(Exception, error.__context__ or error))
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._fail(ExchangeError("bad_http", f"the answer is no HTTP/1.1: {error}"))
-        if self._reader is not None and self._reader.is_complete and self._linger is None:
-            loop = asyncio.get_running_loop()
-            self._linger = loop.call_later(LINGER_SECONDS, self.close)
+        self._linger_if_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_open = False
@@ -157,6 +155,10 @@ class Connection(asyncio.Protocol):
             self._end(None)
             self._reader = None  # what may follow belongs to no exchange
 
+    def _linger_if_complete(self) -> None:
+        if self._reader is not None and self._reader.is_complete and self._linger is None:
+            self._linger = asyncio.get_running_loop().call_later(LINGER_SECONDS, self.close)
+
     def _fail(self, error: Exception) -> None:
         self._end(error)
         self.close()
@@ -190,7 +192,9 @@ class HttpClient:
         InvalidRequest: The URL or a header cannot be used.
     """
 
-    def __init__(self, url: str, headers: dict[str, str] | None = None, connect: Connect | None = None) -> None:
+    def __init__(
+        self, url: str, headers: dict[str, str] | None = None, connect: Connect | None = None
+    ) -> None:
         parts = _split(url)
         self._prefix = parts.path.rstrip("/")
         fields = {"Host": parts.netloc.rpartition("@")[2], "Accept": "*/*", "User-Agent": "quire-bench"}
@@ -268,7 +272,7 @@ def connector(host: str, port: int | None, *, secure: bool) -> Connect:
         )
         failure = OSError(f"{host} has no address")
         for entry in addresses:
-            address = entry[4]
+            address: tuple[Any, ...] = entry[4]
             try:
                 _, connection = await loop.create_connection(
                     factory, address[0], address[1], ssl=context, server_hostname=host if secure else None

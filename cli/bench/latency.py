@@ -57,7 +57,9 @@ def latency(
     figures = Distribution.of(seconds)
     if figures is None:
         raise typer.Exit(130)
-    print(f"{batch_size} requests at once, {input_len} tokens in and {output_len} out, {figures.count} times:")
+    print(
+        f"{batch_size} requests at once, {input_len} tokens in and {output_len} out, {figures.count} times:"
+    )
     print(
         f"mean {figures.mean:.1f} ms, p50 {figures.p50:.1f} ms, p90 {figures.p90:.1f} ms, "
         f"p99 {figures.p99:.1f} ms, min {figures.min:.1f} ms, max {figures.max:.1f} ms"

@@ -160,9 +160,11 @@ class LoadGenerator:
 
     async def _send(self, request: BenchRequest, sample: Sample, slots: asyncio.Semaphore | None) -> None:
         sample.begun = self._now()
-        if slots is not None:
+        if slots is None:
+            sample.started = sample.begun
+        else:
             await slots.acquire()
-        sample.started = self._now()
+            sample.started = self._now()
         self.live.num_running += 1
         try:
             async with asyncio.timeout(self.timeout):

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import msgspec
 
 from ...errors import InvalidRequest, QuireError
-from .answer_reader import AnswerReader, TextReader, error_message, shown
+from .answer_reader import AnswerReader, TextReader, error_message, ignore, shown
 from .http_client import ExchangeError, HttpClient
 from .prompts import words
 from .sample import BenchRequest, Sample
@@ -75,7 +75,7 @@ class OpenAIClient:
         http: HttpClient,
         format: RequestFormat,
         clock: Callable[[], float],
-        on_tokens: Callable[[int], None] = lambda _num: None,
+        on_tokens: Callable[[int], None] = ignore,
     ) -> None:
         self.http = http
         self.format = format
@@ -113,12 +113,12 @@ class OpenAIClient:
         if problem:
             raise ExchangeError("wrong_token_count", problem)
 
-    async def negotiate(self, required: frozenset[str], timeout: float) -> list[str]:
+    async def negotiate(self, required: frozenset[str], seconds: float) -> list[str]:
         """Finds out what the server takes, with a request or a few; what it refuses is left out.
 
         Args:
             required: Fields that must not be left out.
-            timeout: Seconds for each request.
+            seconds: For each request.
 
         Returns:
             The fields that are left out from now on.
@@ -129,7 +129,7 @@ class OpenAIClient:
         refused: list[str] = []
         while True:
             try:
-                await self.probe(PROBE_WORDS[0], timeout)
+                await self.probe(PROBE_WORDS[0], seconds)
             except ExchangeError as error:
                 if error.kind not in ("http_400", "http_422"):
                     raise QuireError(f"the server does not answer a first request: {error}") from error
@@ -141,40 +141,40 @@ class OpenAIClient:
             else:
                 return refused
 
-    async def tokens_per_word(self, timeout: float) -> float | None:
+    async def tokens_per_word(self, seconds: float) -> float | None:
         """How many tokens a word of a random text has, by the server's count, or None if it keeps none.
 
         Two texts are counted, so that what the server adds to every prompt cancels out.
         """
-        counts = [(await self.probe(num, timeout)).prompt_tokens for num in PROBE_WORDS]
+        counts = [(await self.probe(num, seconds)).prompt_tokens for num in PROBE_WORDS]
         if counts[0] is None or counts[1] is None or counts[1] <= counts[0]:
             return None
         return (counts[1] - counts[0]) / (PROBE_WORDS[1] - PROBE_WORDS[0])
 
-    async def probe(self, num_words: int, timeout: float) -> Sample:
+    async def probe(self, num_words: int, seconds: float) -> Sample:
         """One short request. Raises `ExchangeError`."""
         # Not the load's own seed: no prompt of the load should be found in a prefix cache.
         request = BenchRequest(words(num_words, random.Random(f"probe {num_words}")), 2)
         sample = Sample(0, self._clock())
-        on_tokens, self.on_tokens = self.on_tokens, lambda _num: None
+        on_tokens, self.on_tokens = self.on_tokens, ignore
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(seconds):
                 await self.send(request, sample)
         except TimeoutError as error:
-            raise ExchangeError("timeout", f"no answer in {timeout:g} s") from error
+            raise ExchangeError("timeout", f"no answer in {seconds:g} s") from error
         finally:
             self.on_tokens = on_tokens
         return sample
 
 
-async def get_json(http: HttpClient, path: str, timeout: float) -> Any:
+async def get_json(http: HttpClient, path: str, seconds: float) -> Any:
     """The JSON that a path answers with. Raises `ExchangeError`."""
     reader = TextReader()
     try:
-        async with asyncio.timeout(timeout):
+        async with asyncio.timeout(seconds):
             await http.get(path, reader)
     except TimeoutError as error:
-        raise ExchangeError("timeout", f"{path}: no answer in {timeout:g} s") from error
+        raise ExchangeError("timeout", f"{path}: no answer in {seconds:g} s") from error
     if reader.status != 200:
         raise ExchangeError(
             f"http_{reader.status}", f"{path}: status {reader.status}: {error_message(reader.body)}"
@@ -185,10 +185,10 @@ async def get_json(http: HttpClient, path: str, timeout: float) -> Any:
         raise ExchangeError("bad_answer", f"{path}: no JSON: {shown(reader.body)}") from error
 
 
-async def first_model(http: HttpClient, timeout: float) -> str:
+async def first_model(http: HttpClient, seconds: float) -> str:
     """The name of the first model that the server lists. Raises `QuireError` if it lists none."""
     try:
-        answer = await get_json(http, "/v1/models", timeout)
+        answer = await get_json(http, "/v1/models", seconds)
         name = answer["data"][0]["id"]
     except ExchangeError as error:
         raise QuireError(f"the server does not say which models it has, so give --model: {error}") from error
@@ -197,10 +197,10 @@ async def first_model(http: HttpClient, timeout: float) -> str:
     return str(name)
 
 
-async def server_version(http: HttpClient, timeout: float) -> str | None:
+async def server_version(http: HttpClient, seconds: float) -> str | None:
     """What the server says its version is; None if it says nothing."""
     try:
-        answer = await get_json(http, "/version", timeout)
+        answer = await get_json(http, "/version", seconds)
     except ExchangeError:
         return None  # few servers have this route
     return str(answer["version"]) if isinstance(answer, dict) and "version" in answer else None

@@ -12,30 +12,29 @@ from ...errors import InvalidRequest
 from .sample import BenchRequest
 
 # Most vocabularies have a token for each of these, with the space before it.
-WORDS = tuple(
-    """
-    about above after again air all along also always and animal answer any around ask back ball bank bear bed
-    before begin best better bird black blue boat body book both box boy bread bring brother build but buy call
-    came can car carry cat change child city close cold color come could country cut dark day deep did dog done
-    door down draw dream drink drive dry each early earth east easy eat end enough even ever every eye face fact
-    fall family far farm fast father few field fill find fire first fish five floor flower fly follow food foot
-    for form found four free friend from full game gave get girl give glass gold good great green ground group
-    grow half hand happy hard has head hear heart heat help her here high him his hold home horse hot hour house
-    how hundred ice idea into island keep kind king know lake land large last late laugh lead learn leave left
-    letter life light like line list listen little live long look lot love low made make man many map mark may
-    mean men might mile milk mind minute money month moon more morning most mother mountain move much music must
-    name near need never new next night north nose note now number ocean off often old once one only open order
-    other our out over own page paper part pass pay people pick picture piece place plan plant play point poor
-    put question quick rain ran reach read ready real red rest rich ride right river road rock room round rule
-    run said same sand saw say school sea second see seed seem send set seven shape she ship shop short should
-    show side sing sister sit six sky sleep slow small snow some song soon sound south stand star start stay step
-    still stone stop story street strong such summer sun sure table take talk tall teach tell ten than that their
-    them then there these thing think this those three through time together told took top town tree true try
-    turn two under until use very voice wait walk wall want warm was watch water way well went were west what
-    wheel when where which while white who why wide wild will wind window winter wish with woman wood word work
-    world would write year yellow yes yet you young your
-    """.split()
-)
+_WORDS = """
+about above after again air all along also always and animal answer any around ask back ball bank bear bed
+before begin best better bird black blue boat body book both box boy bread bring brother build but buy call
+came can car carry cat change child city close cold color come could country cut dark day deep did dog done
+door down draw dream drink drive dry each early earth east easy eat end enough even ever every eye face fact
+fall family far farm fast father few field fill find fire first fish five floor flower fly follow food foot
+for form found four free friend from full game gave get girl give glass gold good great green ground group
+grow half hand happy hard has head hear heart heat help her here high him his hold home horse hot hour house
+how hundred ice idea into island keep kind king know lake land large last late laugh lead learn leave left
+letter life light like line list listen little live long look lot love low made make man many map mark may
+mean men might mile milk mind minute money month moon more morning most mother mountain move much music must
+name near need never new next night north nose note now number ocean off often old once one only open order
+other our out over own page paper part pass pay people pick picture piece place plan plant play point poor
+put question quick rain ran reach read ready real red rest rich ride right river road rock room round rule
+run said same sand saw say school sea second see seed seem send set seven shape she ship shop short should
+show side sing sister sit six sky sleep slow small snow some song soon sound south stand star start stay step
+still stone stop story street strong such summer sun sure table take talk tall teach tell ten than that their
+them then there these thing think this those three through time together told took top town tree true try
+turn two under until use very voice wait walk wall want warm was watch water way well went were west what
+wheel when where which while white who why wide wild will wind window winter wish with woman wood word work
+world would write year yellow yes yet you young your
+"""
+WORDS = tuple(_WORDS.split())
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import math
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Literal
 
 
@@ -103,7 +104,7 @@ class Sample:
     def chunk_gaps(self) -> list[float]:
         """Seconds between one piece of the answer and the next."""
         times = self.chunk_times
-        return [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
+        return [later - earlier for earlier, later in pairwise(times)]
 
     def token_gaps(self) -> list[float] | None:
         """Seconds between tokens: a piece's gap is spread evenly over its tokens.

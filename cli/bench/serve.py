@@ -18,6 +18,7 @@ import typer
 from ...engine.config import EngineConfig
 from ...errors import QuireError
 from ..options import takes
+from .arrivals import send_times
 from .console import print_summary, showing
 from .datasets import DATASET, DatasetSettings, dataset_requests
 from .html_report import html_report
@@ -28,7 +29,6 @@ from .metrics import parse_limits, summarize
 from .openai_client import OpenAIClient, RequestFormat, first_model, server_version
 from .prompts import CountedWordMaker, PromptMaker, TokenIdMaker, WordMaker
 from .report import check_writable, document, sample_details, settings_of, write_json
-from .arrivals import send_times
 from .sample import BenchRequest
 from .traces import Trace, read_trace
 
@@ -71,13 +71,16 @@ def serve(
     save_detailed: Annotated[
         bool,
         typer.Option(
-            "--save-detailed", help="Put every request and the times of its chunks into the JSON as well.",
+            "--save-detailed",
+            help="Put every request and the times of its chunks into the JSON as well.",
             rich_help_panel=REPORT,
         ),
     ] = False,
     html_file: Annotated[
         Path | None,
-        typer.Option("--html", dir_okay=False, help="Write a page with pictures here.", rich_help_panel=REPORT),
+        typer.Option(
+            "--html", dir_okay=False, help="Write a page with pictures here.", rich_help_panel=REPORT
+        ),
     ] = None,
 ) -> None:
     """Load a server and measure how fast it answers.
@@ -169,7 +172,9 @@ async def _run(
     """The measurement itself. Requests whose number is known are made before it begins."""
     shown = sys.stderr.isatty()
     if not load.is_open:
-        chosen: Iterable[BenchRequest] = requests if load.limit is None else [*itertools.islice(requests, load.limit)]
+        chosen: Iterable[BenchRequest] = (
+            requests if load.limit is None else [*itertools.islice(requests, load.limit)]
+        )
         async with showing(generator.live, load.limit, shown):
             return await generator.closed_loop(
                 chosen, load.concurrency or 1, ramp=load.ramp, duration=load.duration
@@ -218,7 +223,9 @@ def _read_trace(load: LoadSettings, dataset: DatasetSettings) -> Trace | None:
         return None
     for name in ("dataset_path", "input_len", "output_len"):
         if getattr(dataset, name) is not None:
-            raise typer.BadParameter(f"{name} is given, and the trace has lengths of its own", param_hint="--trace")
+            raise typer.BadParameter(
+                f"{name} is given, and the trace has lengths of its own", param_hint="--trace"
+            )
     if load.num_warmups:
         raise typer.BadParameter("a trace has no requests to spare for --num-warmups", param_hint="--trace")
     trace = read_trace(load.trace)
@@ -237,4 +244,3 @@ def _allow_many_connections() -> None:
 def _without_password(url: str) -> str:
     scheme, mark, rest = url.partition("://")
     return f"{scheme}{mark}{rest.rpartition('@')[2]}"
-

@@ -97,9 +97,7 @@ def _legend(names: Sequence[str]) -> list[str]:
     return parts
 
 
-def _scale(
-    ticks: Sequence[float], start: float, end: float, logarithmic: bool
-) -> Callable[[float], float]:
+def _scale(ticks: Sequence[float], start: float, end: float, logarithmic: bool) -> Callable[[float], float]:
     """From values to coordinates; the outermost ticks are the ends."""
     place = math.log10 if logarithmic else float
     low, high = place(ticks[0]), place(ticks[-1])

@@ -1,4 +1,4 @@
-"""Recorded request arrivals: CSV with a time, input tokens and output tokens, as Azure and BurstGPT publish."""
+"""Recorded arrivals: CSV with times, input and output tokens, as Azure and BurstGPT publish it."""
 
 from __future__ import annotations
 
@@ -103,7 +103,9 @@ def _find(path: Path, header: Sequence[str], known: Sequence[str], name: str) ->
     found = [plain.index(each) for each in known if each in plain]
     if not found:
         shown = ", ".join(header)[:200] or "nothing"
-        raise InvalidRequest(f"{path} has no column for the {name}, such as {known[0]}; its header is {shown}")
+        raise InvalidRequest(
+            f"{path} has no column for the {name}, such as {known[0]}; its header is {shown}"
+        )
     return found[0]
 
 
