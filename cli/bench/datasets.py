@@ -57,6 +57,8 @@ class DatasetSettings:
             raise ValueError(f"dataset_name is {self.kind}, and dataset_path is {self.dataset_path}")
         if self.kind != "random" and self.input_len is not None:
             raise ValueError(f"input_len is {self.input_len}, and the prompts are those of the file")
+        if self.kind != "random" and self.prefix_len:
+            raise ValueError(f"prefix_len is {self.prefix_len}, and the prompts are those of the file")
 
     @property
     def kind(self) -> Literal["random", "text", "sharegpt"]:
@@ -110,8 +112,6 @@ def dataset_requests(
         return random_requests(
             maker, lengths, rng, prefix_len=settings.prefix_len, num_prefixes=settings.num_prefixes
         )
-    if settings.prefix_len:
-        raise InvalidRequest("prefix_len belongs to random prompts", param="prefix_len")
     texts = read_lines(path) if settings.kind == "text" else read_conversations(path)
     return text_requests(texts, maker, settings.outputs, rng, default_output=default.low)
 

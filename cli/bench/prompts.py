@@ -140,11 +140,11 @@ class CountedWordMaker(WordMaker):
     def make(self, num_tokens: int, rng: random.Random) -> str:
         """Random words."""
         chosen = super().make(num_tokens, rng).split()
-        while len(chosen) > 1 and self.count(" ".join(chosen)) > num_tokens:
+        while chosen and self.count(" ".join(chosen)) > num_tokens:
             chosen.pop()
         while self.count(" ".join([*chosen, self._shortest])) <= num_tokens:
             chosen.append(self._shortest)
-        return " ".join(chosen)
+        return " ".join(chosen or [self._shortest])
 
     def count(self, text: str) -> int:
         """Tokens of a text."""
@@ -192,7 +192,6 @@ def text_requests(
     rng: random.Random,
     *,
     default_output: int,
-    prefix: str = "",
 ) -> Iterator[BenchRequest]:
     """Requests with given prompts, from the first again after the last.
 
@@ -200,7 +199,6 @@ def text_requests(
         texts: Each prompt, and the answer that it once got, or None.
         outputs: Tokens to generate. By default as many as that answer has.
         default_output: Where there is neither.
-        prefix: Put before every prompt.
     """
     if not texts:
         raise InvalidRequest("there are no prompts")
@@ -210,4 +208,4 @@ def text_requests(
                 num_output = outputs.draw(rng)
             else:
                 num_output = default_output if answer is None else max(1, maker.count(answer))
-            yield BenchRequest(prefix + prompt, num_output)
+            yield BenchRequest(prompt, num_output)

@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 from ...errors import InvalidRequest
@@ -118,7 +118,7 @@ def _seconds(where: str, text: str) -> float:
         except ValueError as error:
             raise InvalidRequest(f"{where}: {text!r} is neither seconds nor a date") from error
         # Without a zone, two times of one trace still have the right distance.
-        epoch = datetime(1970, 1, 1, tzinfo=date.tzinfo)
+        epoch = datetime(1970, 1, 1, tzinfo=None if date.tzinfo is None else UTC)
         return (date - epoch).total_seconds()
     if not math.isfinite(value):
         raise InvalidRequest(f"{where}: {text!r} is no time")

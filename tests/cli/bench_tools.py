@@ -117,9 +117,9 @@ def text_event(text: str, **more: Any) -> bytes:
 
 def usage_event(num_prompt: int, num_output: int) -> bytes:
     """The last chunk of a completion with `include_usage`."""
-    return (
-        b'data: {"choices": [], "usage": {"prompt_tokens": %d, "completion_tokens": %d}}\n\n'
-        % (num_prompt, num_output)
+    return b'data: {"choices": [], "usage": {"prompt_tokens": %d, "completion_tokens": %d}}\n\n' % (
+        num_prompt,
+        num_output,
     )
 
 

@@ -58,9 +58,7 @@ def stream(*steps: Step) -> list[Step]:
 
 
 def test_times_of_tokens_are_exact() -> None:
-    sample = ask(
-        stream(0.25, text_event("a"), 0.5, text_event("b"), usage_event(3, 2), 0.125, DONE)
-    )
+    sample = ask(stream(0.25, text_event("a"), 0.5, text_event("b"), usage_event(3, 2), 0.125, DONE))
     assert list(sample.chunk_times) == [0.25, 0.75]
     assert (sample.ttft, sample.tpot, sample.finished) == (0.25, 0.5, 0.875)
     assert (sample.prompt_tokens, sample.completion_tokens) == (3, 2)
@@ -309,8 +307,10 @@ async def test_the_first_model_of_the_list() -> None:
     body = b'{"data": [{"id": "one"}, {"id": "two"}]}'
     answers = [body, b'{"data": []}', b"nonsense"]
     handler, paths = answering(
-        lambda number: b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b"
-        % (len(answers[number - 1]), answers[number - 1])
+        lambda number: (
+            b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b"
+            % (len(answers[number - 1]), answers[number - 1])
+        )
     )
     async with listening(handler) as url:
         http = HttpClient(f"{url}/prefix")
