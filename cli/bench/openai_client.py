@@ -22,7 +22,7 @@ PATHS: dict[str, str] = {"chat": "/v1/chat/completions", "completions": "/v1/com
 NEGOTIABLE = ("ignore_eos", "stream_options", "return_token_ids", "temperature")
 """What is left out of requests to a server that refuses it."""
 
-PROBE_WORDS = (40, 200)
+PROBE_WORDS = (10, 50)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +146,10 @@ class OpenAIClient:
 
         Two texts are counted, so that what the server adds to every prompt cancels out.
         """
-        counts = [(await self.probe(num, seconds)).prompt_tokens for num in PROBE_WORDS]
+        try:
+            counts = [(await self.probe(num, seconds)).prompt_tokens for num in PROBE_WORDS]
+        except ExchangeError as error:
+            raise QuireError(f"the server does not count the tokens of a short text: {error}") from error
         if counts[0] is None or counts[1] is None or counts[1] <= counts[0]:
             return None
         return (counts[1] - counts[0]) / (PROBE_WORDS[1] - PROBE_WORDS[0])

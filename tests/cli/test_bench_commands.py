@@ -7,7 +7,9 @@ import contextlib
 import json
 import logging
 import os
+import queue
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -15,11 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import uvicorn
 
 from quire.cli import main
+from quire.server.app import create_app
 from quire.server.settings import ServerSettings
 
-from ..server.conftest import serve_on_port
 from ..server.fake_engine import FakeEngine
 
 
@@ -63,27 +66,31 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 def served(
     settings: ServerSettings | None = None, answer_tokens: int = 12
 ) -> Iterator[tuple[str, FakeEngine]]:
-    """quire's server over a fake engine in a thread of its own: its URL, and the engine."""
-    ready: list[tuple[str, FakeEngine]] = []
-    is_up, loops = threading.Event(), list[asyncio.AbstractEventLoop]()
-    ending = asyncio.Event()
+    """quire's application over a fake engine, in a thread of its own: its URL, and the engine."""
+    started: queue.Queue[FakeEngine] = queue.Queue()
 
-    async def serve() -> None:
-        engine = FakeEngine(answer_tokens=answer_tokens)
-        async with serve_on_port(engine, settings) as (one, _):
-            loops.append(asyncio.get_running_loop())
-            ready.append((str(one.client.base_url), engine))
-            is_up.set()
-            await ending.wait()
+    def application(listening: socket.socket) -> None:
+        async def serve() -> None:
+            engine = FakeEngine(answer_tokens=answer_tokens)
+            config = uvicorn.Config(create_app(engine, settings), log_config=None, lifespan="off")
+            servers.append(uvicorn.Server(config))  # off the main thread, it leaves signals alone
+            started.put(engine)
+            await servers[0].serve(sockets=[listening])
 
-    thread = threading.Thread(target=lambda: asyncio.run(serve()))
-    thread.start()
-    is_up.wait()
-    try:
-        yield ready[0]
-    finally:
-        loops[0].call_soon_threadsafe(ending.set)
-        thread.join()
+        asyncio.run(serve())
+
+    servers: list[uvicorn.Server] = []
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()  # clients wait from here on, rather than being refused
+        thread = threading.Thread(target=application, args=(listening,))
+        thread.start()
+        engine = started.get()
+        try:
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}", engine
+        finally:
+            servers[0].should_exit = True
+            thread.join()
 
 
 def report_of(path: Path) -> dict[str, object]:
