@@ -75,6 +75,7 @@ class LoadGenerator:
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     clock: Callable[[], float] | None = None
     live: LiveCounts = field(default_factory=LiveCounts)
+    _origin: float = 0.0
     _samples: list[Sample] = field(default_factory=list[Sample])
 
     async def open_loop(self, requests: Iterable[BenchRequest], times: Iterable[float]) -> LoadRun:
@@ -111,7 +112,7 @@ class LoadGenerator:
         """Runs a load until it ends or is stopped."""
         self._samples = []
         cpu = time.process_time()
-        origin = self._now()
+        origin = self._origin = self._now()
         running = asyncio.create_task(load)
         stopping = asyncio.create_task(self.stop.wait())
         try:
@@ -127,23 +128,20 @@ class LoadGenerator:
         return LoadRun(origin, ended, self._samples, time.process_time() - cpu, interrupted)
 
     async def _send_all(self, requests: Iterable[BenchRequest], times: Iterable[float]) -> None:
-        origin = self._now()
         slots = None if self.max_concurrency is None else asyncio.Semaphore(self.max_concurrency)
         async with asyncio.TaskGroup() as group:
             for request, offset in zip(requests, times, strict=False):
-                if (wait := origin + offset - self._now()) > 0:
+                if (wait := self._origin + offset - self._now()) > 0:
                     await asyncio.sleep(wait)
-                group.create_task(self._send(request, self._new_sample(origin + offset), slots))
+                group.create_task(self._send(request, self._new_sample(self._origin + offset), slots))
 
     async def _run_clients(
         self, requests: Iterator[BenchRequest], concurrency: int, ramp: float, duration: float | None
     ) -> None:
-        origin = self._now()
-
         async def client(number: int) -> None:
             if ramp > 0:
                 await asyncio.sleep(ramp * number / concurrency)
-            while duration is None or self._now() < origin + duration:
+            while duration is None or self._now() < self._origin + duration:
                 request = next(requests, None)
                 if request is None:
                     return

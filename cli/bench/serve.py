@@ -102,7 +102,7 @@ def serve(
     headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
     http = HttpClient(base_url.rstrip("/").removesuffix("/v1"), headers)
     _allow_many_connections()
-    measured = asyncio.run(_measure(http, model, load, dataset, trace))
+    measured = asyncio.run(_measure_and_close(http, model, load, dataset, trace))
     run, summary = measured.run, summarize(measured.run, limits)
     print_summary(summary)
     settings = settings_of(load, dataset, base_url=_without_password(base_url), model=measured.model)
@@ -134,6 +134,16 @@ class Measured:
     left_out: list[str]
 
 
+async def _measure_and_close(
+    http: HttpClient, model: str | None, load: LoadSettings, dataset: DatasetSettings, trace: Trace | None
+) -> Measured:
+    try:
+        return await _measure(http, model, load, dataset, trace)
+    finally:
+        http.close()
+        await asyncio.sleep(0)  # a transport closes in the loop's next turn
+
+
 async def _measure(
     http: HttpClient, model: str | None, load: LoadSettings, dataset: DatasetSettings, trace: Trace | None
 ) -> Measured:
@@ -158,7 +168,6 @@ async def _measure(
         run = await _run(generator, load, requests, trace, random.Random(f"times {load.seed}"))
     finally:
         loop.remove_signal_handler(signal.SIGINT)
-        http.close()
     return Measured(run, model, version, left_out)
 
 
