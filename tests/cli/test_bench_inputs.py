@@ -265,7 +265,7 @@ def test_a_curve_stays_within_its_axes(logarithmic: bool) -> None:
         svg = line_chart("t", [Line("a", points)], x_label="x", y_label="y", logarithmic=logarithmic)
         root = ElementTree.fromstring(svg)
         grid = [line for line in root.iter("line") if line.get("class") == "grid"]
-        xs, ys = ([float(line.get(name, "")) for line in grid for name in pair] for pair in ("x1 x2".split(), "y1 y2".split()))  # fmt: skip
+        xs, ys = ([float(line.get(f"{axis}{end}", "")) for line in grid for end in (1, 2)] for axis in "xy")
         (curve,) = root.iter("polyline")
         for pair in curve.get("points", "").split():
             x, y = map(float, pair.split(","))
