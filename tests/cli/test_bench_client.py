@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 from collections.abc import Callable
 
@@ -129,7 +130,11 @@ def test_usage_with_every_piece_counts_tokens_per_piece() -> None:
             "http_429",
             "too many",
         ),
-        ([b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"], "not_a_stream", "json"),
+        (
+            [b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"],
+            "not_a_stream",
+            "json",
+        ),
         ([b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"], "not_a_stream", "no content type"),
         ([], "disconnected", "before the answer"),
         ([b"HTTP/1.1 200 OK\r\nContent-Ty"], "disconnected", "before the answer"),
@@ -139,11 +144,15 @@ def test_usage_with_every_piece_counts_tokens_per_piece() -> None:
         (stream(b"data: {no json}\n\n"), "bad_event", "{no json}"),
         (stream(b'data: {"choices": 5}\n\n'), "bad_event", "choices"),
         (stream(b'data: {"choices": [{"text": "\xff"}]}\n\n'), "bad_event", "choices"),
-        (stream(text_event("a"), b'data: {"error": {"message": "engine died"}}\n\n', DONE), "error_in_stream", "died"),
+        (
+            stream(text_event("a"), b'data: {"error": {"message": "engine died"}}\n\n', DONE),
+            "error_in_stream",
+            "died",
+        ),
         (stream(DONE), "empty_answer", "without any text"),
         (stream(text_event("a"), usage_event(1, 3), DONE), "wrong_token_count", "at most 2"),
     ],
-)  # fmt: skip
+)
 def test_bad_answers_are_told_apart(steps: list[Step], kind: str, words: str) -> None:
     found = failure(steps)
     assert found[0] == kind, found
@@ -348,7 +357,7 @@ def test_events_do_not_depend_on_how_packets_are_cut(cuts: list[int]) -> None:
     parser = EventParser()
     edges = [0, *sorted(cuts), len(STREAM)]
     found: list[bytes] = []
-    for begin, end in zip(edges, edges[1:], strict=False):
+    for begin, end in itertools.pairwise(edges):
         found += parser.feed(STREAM[begin:end])
     assert found == EVENTS
     assert parser.close() == []

@@ -102,10 +102,29 @@ def test_quires_own_server(run: Run, tmp_path: Path, endpoint: str) -> None:
     json_file, html_file = tmp_path / "report.json", tmp_path / "report.html"
     with served() as (url, engine):
         done = run(
-            "serve", "--base-url", f"{url}/v1", "--endpoint", endpoint, "--num-prompts", "20", "--concurrency",
-            "4", "--input-len", "60:90", "--output-len", "5", "--token-ids", "--json", json_file, "--html", html_file,
-            "--save-detailed", "--goodput", "ttft:60000", "tpot:60000",
-        )  # fmt: skip
+            "serve",
+            "--base-url",
+            f"{url}/v1",
+            "--endpoint",
+            endpoint,
+            "--num-prompts",
+            "20",
+            "--concurrency",
+            "4",
+            "--input-len",
+            "60:90",
+            "--output-len",
+            "5",
+            "--token-ids",
+            "--json",
+            json_file,
+            "--html",
+            html_file,
+            "--save-detailed",
+            "--goodput",
+            "ttft:60000",
+            "tpot:60000",
+        )
     assert done.status == 0, done.err
     assert "20 sent, 20 answered, 0 failed" in done.out
     report = report_of(json_file)
@@ -134,9 +153,23 @@ def test_the_open_loop_and_natural_ends(run: Run, tmp_path: Path) -> None:
     json_file = tmp_path / "report.json"
     with served(answer_tokens=3) as (url, engine):
         done = run(
-            "serve", "--base-url", url, "--request-rate", "500", "--num-prompts", "10", "--no-ignore-eos",
-            "--output-len", "9", "--json", json_file, "--extra-body", '{"top_p": 0.5}', "--num-warmups", "2",
-        )  # fmt: skip
+            "serve",
+            "--base-url",
+            url,
+            "--request-rate",
+            "500",
+            "--num-prompts",
+            "10",
+            "--no-ignore-eos",
+            "--output-len",
+            "9",
+            "--json",
+            json_file,
+            "--extra-body",
+            '{"top_p": 0.5}',
+            "--num-warmups",
+            "2",
+        )
     assert done.status == 0, done.err
     results = report_of(json_file)["results"]
     assert results["num_ok"] == 10
@@ -150,9 +183,17 @@ def test_a_trace_is_sent_with_its_lengths(run: Run, tmp_path: Path) -> None:
     trace.write_text("time,input_tokens,output_tokens\n100,40,7\n101,60,3\n102,80,5\n")
     with served() as (url, engine):
         done = run(
-            "serve", "--base-url", url, "--trace", trace, "--time-scale", "0.001", "--json", json_file,
+            "serve",
+            "--base-url",
+            url,
+            "--trace",
+            trace,
+            "--time-scale",
+            "0.001",
+            "--json",
+            json_file,
             "--save-detailed",
-        )  # fmt: skip
+        )
     assert done.status == 0, done.err
     assert [params.max_tokens for _, params, _, _ in engine.seen[-3:]] == [7, 3, 5]
     intended = [each["intended"] for each in report_of(json_file)["requests"]]
@@ -270,9 +311,19 @@ def test_throughput_of_a_file(run: Run, tmp_path: Path, tiny_model: Callable[...
     json_file, prompts = tmp_path / "report.json", tmp_path / "prompts.txt"
     prompts.write_text("one\ntwo two\n")
     done = run(
-        "throughput", tiny_model(), "--threads", "1", "--dataset-path", prompts, "--num-prompts", "3",
-        "--output-len", "4", "--json", json_file,
-    )  # fmt: skip
+        "throughput",
+        tiny_model(),
+        "--threads",
+        "1",
+        "--dataset-path",
+        prompts,
+        "--num-prompts",
+        "3",
+        "--output-len",
+        "4",
+        "--json",
+        json_file,
+    )
     assert done.status == 0, done.err
     assert report_of(json_file)["results"]["output_tokens"] == 12
     assert report_of(json_file)["settings"]["dataset_path"] == str(prompts)
@@ -281,9 +332,23 @@ def test_throughput_of_a_file(run: Run, tmp_path: Path, tiny_model: Callable[...
 def test_latency_of_a_batch(run: Run, tmp_path: Path, tiny_model: Callable[..., Path]) -> None:
     json_file = tmp_path / "report.json"
     done = run(
-        "latency", tiny_model(), "--threads", "1", "--input-len", "8", "--output-len", "4", "--batch-size",
-        "3", "--num-iters-warmup", "1", "--num-iters", "5", "--json", json_file,
-    )  # fmt: skip
+        "latency",
+        tiny_model(),
+        "--threads",
+        "1",
+        "--input-len",
+        "8",
+        "--output-len",
+        "4",
+        "--batch-size",
+        "3",
+        "--num-iters-warmup",
+        "1",
+        "--num-iters",
+        "5",
+        "--json",
+        json_file,
+    )
     assert done.status == 0, done.err
     results = report_of(json_file)["results"]
     assert len(results["seconds"]) == 5
