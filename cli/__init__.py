@@ -9,6 +9,7 @@ import typer
 
 from .. import __version__
 from ..errors import QuireError
+from .bench import bench
 from .chat import chat
 from .doctor import doctor
 from .eval import evaluate
@@ -27,6 +28,7 @@ app = typer.Typer(
 for command in (serve, generate, chat, doctor, quantize):
     app.command()(command)
 app.command("eval")(evaluate)
+app.add_typer(bench, name="bench")
 
 
 def _print_version(wanted: bool) -> None:

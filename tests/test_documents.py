@@ -22,7 +22,9 @@ OTHER_FLAGS = {"--help", "--extra-index-url"}  # click adds the one, the other i
 
 
 def flags() -> set[str]:
-    commands = get_command(app).commands.values()  # type: ignore[attr-defined]
+    commands = list(get_command(app).commands.values())  # type: ignore[attr-defined]
+    for command in commands:
+        commands += getattr(command, "commands", {}).values()  # those of a group
     return {
         flag
         for command in commands
