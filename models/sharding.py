@@ -342,8 +342,8 @@ def with_zero_column(weight: LinearWeight) -> LinearWeight:
     elif columns % group_size == 0:  # it is a group by itself
         scales = torch.cat((scales, torch.ones_like(scales[:, :1])), 1)
         zeros = None if zeros is None else torch.cat((zeros, torch.full_like(zeros[:, :1], middle)), 1)
-    zero = torch.full((rows,), middle, dtype=torch.int16) if zeros is None else zeros[:, -1]
     data = weight.data
+    zero = data.new_full((rows,), middle, dtype=torch.int16) if zeros is None else zeros[:, -1]
     if weight.format == "int8":
         data = torch.cat((data, zero.to(torch.int8)[:, None]), 1)
     elif columns % 2:
