@@ -46,8 +46,13 @@ class Ranks:
     def __init__(self, rank: int = 0, size: int = 1) -> None:
         self.rank = rank
         self.size = size
+        self._timeout = EXCHANGE_TIMEOUT
         self._control: Any = None
         self._data: Any = None
+
+    def limit_patience(self, seconds: float) -> None:
+        """Gives up on a rank that is silent for so long in the middle of a step; by default two minutes."""
+        self._timeout = timedelta(seconds=seconds)
 
     def connect(self, rendezvous: Path, device: torch.device) -> None:
         """Finds the others, who must be about to call this, too.
@@ -95,7 +100,7 @@ class Ranks:
 
     def broadcast(self, x: Tensor) -> None:
         """Gives every rank rank 0's values of a contiguous tensor, in place."""
-        self._broadcast(self._data, x, EXCHANGE_TIMEOUT)
+        self._broadcast(self._data, x, self._timeout)
 
     def _broadcast(self, group: Any, x: Tensor, timeout: timedelta) -> None:
         import torch.distributed as dist
@@ -107,9 +112,13 @@ class Ranks:
 
     def all_gather(self, x: Tensor) -> list[Tensor]:
         """Every rank's tensor of one shape and dtype, in the order of the ranks."""
+        import torch.distributed as dist
+
+        options = dist.AllgatherOptions()
+        options.timeout = self._timeout
         gathered = x.new_empty(self.size, *x.shape)
         parts = list(_as_bytes(gathered).view(self.size, -1))
-        self._wait(lambda: self._data.allgather([parts], [_as_bytes(x)]))
+        self._wait(lambda: self._data.allgather([parts], [_as_bytes(x)], options))
         return list(gathered)
 
     def gather(self, x: Tensor) -> list[Tensor]:
@@ -118,7 +127,7 @@ class Ranks:
 
         options = dist.GatherOptions()
         options.rootRank = 0
-        options.timeout = EXCHANGE_TIMEOUT
+        options.timeout = self._timeout
         gathered = x.new_empty(self.size if self.rank == 0 else 0, *x.shape)
         targets = [list(_as_bytes(gathered).view(self.size, -1))] if self.rank == 0 else []
         self._wait(lambda: self._data.gather(targets, [_as_bytes(x)], options))
