@@ -112,9 +112,9 @@ class Ranks:
 
     def all_gather(self, x: Tensor) -> list[Tensor]:
         """Every rank's tensor of one shape and dtype, in the order of the ranks."""
-        import torch.distributed as dist
+        from torch.distributed.distributed_c10d import AllgatherOptions
 
-        options = dist.AllgatherOptions()
+        options = AllgatherOptions()
         options.timeout = self._timeout
         gathered = x.new_empty(self.size, *x.shape)
         parts = list(_as_bytes(gathered).view(self.size, -1))
