@@ -198,7 +198,9 @@ def _end(
 ) -> None:
     fate.closed = True
     for sock in sockets:
-        sock.close()  # at which a worker ends
+        with contextlib.suppress(OSError):
+            sock.shutdown(socket.SHUT_RDWR)  # at which a worker ends, whoever else holds the socket
+        sock.close()
     for process in processes:
         try:
             process.wait(PATIENCE)

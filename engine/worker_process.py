@@ -101,9 +101,7 @@ def serve(model: CausalLM, ranks: Ranks, caches: list[Tensor]) -> NoReturn:
                 model.forward(input_ids, caches, meta)
             case Command.LOGITS:
                 size = model.config.hidden_size
-                model.compute_logits(
-                    rank_protocol.receive_hidden(ranks, fields, size, model.dtype, device)
-                )
+                model.compute_logits(rank_protocol.receive_hidden(ranks, fields, size, model.dtype, device))
 
 
 def main() -> NoReturn:

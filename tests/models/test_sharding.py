@@ -147,8 +147,12 @@ def test_columns_in_an_order_of_their_own_are_picked(
             assert layer.picked is not None
             assert layer.weight.order is None
             restored[:, layer.picked] = reference.dequantize(layer.weight)
-        assert torch.cat([each[name].picked for each in layers]).sort().values.equal(  # type: ignore[misc]
-            torch.arange(expected.shape[1])
+        assert (
+            torch.cat([each[name].picked for each in layers])
+            .sort()
+            .values.equal(  # type: ignore[misc]
+                torch.arange(expected.shape[1])
+            )
         )
         torch.testing.assert_close(restored, expected, rtol=0, atol=0)
 
@@ -198,7 +202,9 @@ def test_columns_are_taken_exactly(
 
 
 def test_a_cut_within_a_group_is_refused_where_it_is_impossible() -> None:
-    with pytest.raises(ModelError, match=r"layers\.3\.o_proj would be cut at column 36, within a group of 32"):
+    with pytest.raises(
+        ModelError, match=r"layers\.3\.o_proj would be cut at column 36, within a group of 32"
+    ):
         take_columns(random_weight(4, 96, 32, True), range(36, 96), "layers.3.o_proj")
     with pytest.raises(ModelError, match="column 41"):
         take_columns(random_weight(4, 96, 96, True), range(41, 96), "m")
