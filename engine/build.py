@@ -248,7 +248,7 @@ def pool_budget(config: EngineConfig, choice: ModelChoice, *, to_come: int = 0) 
 
 
 def plan_memory(config: EngineConfig, choice: ModelChoice, budget: int) -> MemoryPlan:
-    """Sizes the block pool, of which each rank has its own heads' part, by the bytes that it may take there."""
+    """Sizes the block pool by the bytes that each rank's part of it, that of its own heads, may take."""
     return plan_pool(
         kv_cache_shape(choice, config.block_size),
         budget=budget,

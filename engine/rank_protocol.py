@@ -79,7 +79,8 @@ class StartWorker:
     @classmethod
     def from_json(cls, message: JsonObject) -> StartWorker:
         """The inverse of `to_json`."""
-        return cls(**{**message, "config": EngineConfig(**message["config"])})
+        config = EngineConfig(**message["config"])
+        return cls(config, message["rank"], message["rendezvous"], message["log_level"])
 
 
 def failure(error: Exception) -> JsonObject:

@@ -1,4 +1,4 @@
-"""Tensor parallelism at rank 0, which alone schedules and samples: the workers, and a model over all ranks."""
+"""Tensor parallelism at rank 0, which alone schedules and samples: its workers, a model over all ranks."""
 
 from __future__ import annotations
 

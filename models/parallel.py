@@ -65,14 +65,16 @@ class Ranks:
 
         if not dist.is_available():
             raise RankFailed("tensor_parallel_size needs a torch that was built with torch.distributed")
-        store = dist.FileStore(str(rendezvous), self.size)
+        from torch._C._distributed_c10d import FileStore, PrefixStore
+
+        store = FileStore(str(rendezvous), self.size)
         try:
-            self._control = self._gloo(dist.PrefixStore("control", store))
+            self._control = self._gloo(PrefixStore("control", store))
             self._data = self._control
             if device.type == "cuda":
                 options = dist.ProcessGroupNCCL.Options()
                 options._timeout = EXCHANGE_TIMEOUT  # pyright: ignore[reportPrivateUsage]
-                data = dist.PrefixStore("data", store)
+                data = PrefixStore("data", store)
                 self._data = dist.ProcessGroupNCCL(data, self.rank, self.size, options)
             # NCCL connects with the first exchange, for which the file must still be there.
             self.all_gather(torch.zeros(1, device=device))
@@ -112,7 +114,7 @@ class Ranks:
 
     def all_gather(self, x: Tensor) -> list[Tensor]:
         """Every rank's tensor of one shape and dtype, in the order of the ranks."""
-        from torch.distributed.distributed_c10d import AllgatherOptions
+        from torch._C._distributed_c10d import AllgatherOptions
 
         options = AllgatherOptions()
         options.timeout = self._timeout

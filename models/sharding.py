@@ -306,7 +306,7 @@ def take_columns(weight: LinearWeight, columns: range, name: str) -> LinearWeigh
     start, stop = columns.start, columns.stop
     is_whole_row = weight.group_size >= weight.in_features
     group_size = weight.group_size if is_whole_row else math.gcd(weight.group_size, start)
-    if group_size % COLUMN_MULTIPLE and not is_whole_row or (weight.format == "int4" and start % 2):
+    if (group_size % COLUMN_MULTIPLE and not is_whole_row) or (weight.format == "int4" and start % 2):
         raise ModelError(
             f"{name} would be cut at column {start}, within a group of {weight.group_size}: that is possible "
             f"at multiples of {COLUMN_MULTIPLE} only; another tensor_parallel_size may do",

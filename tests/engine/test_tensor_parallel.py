@@ -384,7 +384,7 @@ def test_a_worker_that_ends_while_it_starts_is_an_error(
         connect(workers, device)
 
     monkeypatch.setattr(Workers, "connect", kill)
-    with pytest.raises(RankFailed, match="rank 1 .* ended with exit code -9"):
+    with pytest.raises(RankFailed, match=r"rank 1 .* ended with exit code -9"):
         LLM(str(tiny_model()), tensor_parallel_size=2)
 
 

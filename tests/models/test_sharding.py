@@ -168,8 +168,8 @@ def random_weight(bits: int, columns: int, group_size: int, symmetric: bool, see
     low = 0 if bits == 4 else -128
     zeros = torch.randint(low, low + (1 << bits), (rows, groups), generator=generator).to(torch.int16)
     scales = torch.rand(rows, groups, generator=generator).half()
-    format = "int8" if bits == 8 else "int4"
-    return LinearWeight(format, rows, columns, data, scales, None if symmetric else zeros, group_size)
+    form = "int8" if bits == 8 else "int4"
+    return LinearWeight(form, rows, columns, data, scales, None if symmetric else zeros, group_size)
 
 
 @pytest.mark.parametrize("bits", [4, 8])
