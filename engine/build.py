@@ -93,6 +93,7 @@ def kv_cache_shape(choice: ModelChoice, block_size: int) -> KVCacheShape:
         block_size=block_size,
         dtype_size=dtype.itemsize,
         scale_size=CACHE_SCALE_BYTES if dtype == torch.int8 else 0,
+        num_ranks=choice.tensor_parallel_size,
     )
 
 

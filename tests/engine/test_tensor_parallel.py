@@ -395,6 +395,7 @@ def test_threads_are_shared_out() -> None:
 
 def test_the_cache_is_shared_out(two: LLM, tiny_model: Callable[..., Path]) -> None:
     whole = LLM(str(tiny_model()), block_size=4, num_blocks=200)
+    assert "300 KiB at each of 2 ranks" in two.memory_plan.describe()
     assert two.memory_plan.shape.bytes_per_block * 2 == whole.memory_plan.shape.bytes_per_block
     assert two.engine.runner.kv_caches[0].shape[2] == 1  # type: ignore[attr-defined]
 
