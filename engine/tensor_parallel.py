@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -224,16 +225,39 @@ class ParallelModel:
 
     def forward(self, input_ids: Tensor, kv_caches: list[Tensor], meta: AttentionMetadata) -> Tensor:
         """As `CausalLM.forward`. Raises `RankFailed` if a rank, this one included, fails in it."""
-        with self.workers.in_step():
+        with _undisturbed(), self.workers.in_step():
             rank_protocol.send_forward(self.workers.ranks, input_ids, meta)
             return self.model.forward(input_ids, kv_caches, meta)
 
     def compute_logits(self, hidden: Tensor) -> Tensor:
         """As `CausalLM.compute_logits`. Raises as `forward` does."""
         hidden = hidden.contiguous()
-        with self.workers.in_step():
+        with _undisturbed(), self.workers.in_step():
             rank_protocol.send_hidden(self.workers.ranks, hidden)
             return self.model.compute_logits(hidden)
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Generator[None]:
+    """Has a Ctrl-C wait for the end of what all ranks do together; a second one is obeyed at once."""
+    previous: Any = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(previous):
+        yield  # it does not interrupt this thread, or has no meaning here
+        return
+    waiting: list[tuple[Any, ...]] = []
+
+    def note(*args: Any) -> None:
+        if waiting:
+            previous(*args)
+        waiting.append(args)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    if waiting:
+        previous(*waiting[0])
 
 
 def for_workers(config: EngineConfig, folder: Path) -> EngineConfig:

@@ -308,6 +308,26 @@ def test_an_error_in_a_part_of_the_step_ends_all_ranks(two: LLM, monkeypatch: py
         generate(two)
 
 
+def test_a_ctrl_c_waits_for_the_end_of_the_step(two: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody who interrupts an answer can ask for another one."""
+    expected = generate(two)
+    model: Any = two.engine.runner.model  # type: ignore[attr-defined]
+    attention = model.model.model.layers[1].self_attn
+    project = attention.qkv_proj
+    handler = signal.getsignal(signal.SIGINT)
+
+    def interrupted(*args: Any) -> Any:
+        signal.raise_signal(signal.SIGINT)
+        return project(*args)
+
+    monkeypatch.setattr(attention, "qkv_proj", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        generate(two)
+    monkeypatch.undo()
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert tokens_of(generate(two)) == tokens_of(expected)
+
+
 def test_a_worker_that_hangs_is_given_up(two: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
     (worker,) = workers_of(two)
     model: Any = two.engine.runner.model  # type: ignore[attr-defined]
