@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import shutil
 import signal
 import socket
@@ -106,8 +107,9 @@ class Workers:
         self._sockets.append(ours)
         with theirs:
             # -P: a user's own random.py in the working directory is none of the worker's business.
-            command = [sys.executable, "-P", "-m", "quire.engine.worker_process", str(theirs.fileno())]
-            process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
+            fd, module = theirs.fileno(), "quire.engine.worker_process"
+            command = [sys.executable, "-P", "-m", module, str(fd), str(os.getpid())]
+            process = subprocess.Popen(command, pass_fds=[fd], stdin=subprocess.DEVNULL)
         self._processes.append(process)
         threading.Thread(
             target=_watch, args=(process, rank, self._fate), name=f"quire-rank-{rank}", daemon=True

@@ -1,4 +1,4 @@
-"""A rank of tensor parallelism but the first: `python -m quire.engine.worker_process FD`.
+"""A rank of tensor parallelism but the first: `python -m quire.engine.worker_process FD PARENT`.
 
 It loads its part of the model and its part of the cache, and computes what rank 0 announces. It has no
 scheduler and no sampler. It talks over one end of a socket pair while it starts; when the other end closes,
@@ -34,11 +34,16 @@ PARENT_SECONDS = 1.0
 
 
 class Parent:
-    """The worker's end of the socket. A thread reads, so that the end of rank 0 is noticed at once."""
+    """The worker's end of the socket. A thread reads, so that the end of rank 0 is noticed at once.
 
-    def __init__(self, sock: socket.socket) -> None:
+    Args:
+        sock: The socket.
+        pid: Rank 0's process.
+    """
+
+    def __init__(self, sock: socket.socket, pid: int) -> None:
         self._socket = sock
-        self._pid = os.getppid()
+        self._pid = pid
         self._inbox: queue.SimpleQueue[JsonObject] = queue.SimpleQueue()
         for target in (self._read, self._look):
             threading.Thread(target=target, name=f"quire-worker-{target.__name__}", daemon=True).start()
@@ -109,7 +114,7 @@ def main() -> NoReturn:
     # The parent decides when to stop; a Ctrl-C, or a service manager, may signal this process too.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    parent = Parent(socket.socket(fileno=int(sys.argv[1])))
+    parent = Parent(socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2]))
     message = StartWorker.from_json(parent.wait())
     logging.basicConfig(
         level=message.log_level, format=f"%(asctime)s %(levelname)s rank {message.rank}: %(message)s"
