@@ -90,6 +90,12 @@ class EngineDied(EngineError):
     default_code = "engine_died"
 
 
+class RankFailed(EngineError):
+    """A rank of tensor parallelism ended, hung or failed in a step: the engine cannot go on."""
+
+    default_code = "rank_failed"
+
+
 class Draining(QuireError):
     """The server is shutting down and takes no new requests."""
 

@@ -135,7 +135,7 @@ def _extension() -> str:
 
 
 def _model(config: EngineConfig) -> Section:
-    from ..engine.build import check_weights_fit, choose, plan_memory, weight_bytes
+    from ..engine.build import check_weights_fit, choose, plan_memory, pool_budget, weight_bytes
 
     section: Section = {"name": config.model_name}
     try:
@@ -151,7 +151,8 @@ def _model(config: EngineConfig) -> Section:
         if config.load_format == "auto":
             to_come = section["weights_bytes"] = weight_bytes(config, choice)
         check_weights_fit(config, choice)
-        section["kv_cache"] = plan_memory(config, choice, to_come=to_come).describe()
+        budget = pool_budget(config, choice, to_come=to_come)
+        section["kv_cache"] = plan_memory(config, choice, budget).describe()
     except (QuireError, ValueError) as error:
         section["error"] = str(error)
     return section

@@ -123,6 +123,7 @@ ENGINE = Group(
         "model": "A folder in Hugging Face format, a hub id (owner/name), or 'embedded'.",
         "revision": "Branch, tag or commit of a hub model.",
         "device": "'auto' takes a GPU if there is one.",
+        "tensor_parallel_size": "Processes that share the model, each with a GPU or some of the threads.",
         "dtype": "'auto' takes the checkpoint's, except float16 on CPUs, which becomes float32.",
         "kv_cache_dtype": "Of the KV cache; 'auto' is that of the activations, 'int8' takes half the memory.",
         "load_format": "'dummy' fills the model with seeded random weights, to measure with.",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from ..models import footprint
 from ..models.causal_lm import CausalLM
 from ..models.config import ModelConfig
 from ..models.loader import load_model
+from ..models.parallel import Ranks
+from ..models.sharding import check_ranks, kv_heads_of
 from ..models.weight_cache import WeightCache
 from .block_manager import BlockManager
 from .config import EngineConfig
@@ -36,6 +39,7 @@ from .memory import (
 from .model_runner import ModelRunner
 from .profile import run_largest_step
 from .scheduler import Scheduler
+from .tensor_parallel import NOT_RECORDED, ParallelModel, Workers, for_workers, thread_share
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +57,7 @@ class ModelChoice:
     dtype: torch.dtype
     cache_dtype: torch.dtype
     max_model_len: int
+    tensor_parallel_size: int = 1
 
 
 def choose(config: EngineConfig) -> ModelChoice:
@@ -62,47 +67,77 @@ def choose(config: EngineConfig) -> ModelChoice:
         ModelError: If the model cannot be found or run, naming why.
         ValueError: If the device is not there.
     """
-    found = find_model(config)
-    device = _device(config.device)
+    found, size = find_model(config), config.tensor_parallel_size
+    check_ranks(found.config, size)
+    device = _device(config.device, size)
     dtype = _dtype(config.dtype, found.config, device)
     cache = config.kv_cache_dtype
     cache_dtype = dtype if cache == "auto" else getattr(torch, cache)
-    return ModelChoice(found.folder, found.config, device, dtype, cache_dtype, found.max_model_len)
+    return ModelChoice(found.folder, found.config, device, dtype, cache_dtype, found.max_model_len, size)
+
+
+def for_rank(choice: ModelChoice, ranks: Ranks) -> ModelChoice:
+    """The same at one of several ranks, each of which has a GPU of its own, if there are any."""
+    if ranks.size == 1 or choice.device.type == "cpu":
+        return choice
+    return replace(choice, device=torch.device(choice.device.type, ranks.rank))
 
 
 def kv_cache_shape(choice: ModelChoice, block_size: int) -> KVCacheShape:
-    """What a cache block of this model costs."""
+    """What a cache block of this model costs, at one of its ranks."""
     model, dtype = choice.config, choice.cache_dtype
     return KVCacheShape(
         num_layers=model.num_layers,
-        num_kv_heads=model.num_kv_heads,
+        num_kv_heads=kv_heads_of(model, choice.tensor_parallel_size),
         head_size=model.head_size,
         block_size=block_size,
         dtype_size=dtype.itemsize,
         scale_size=CACHE_SCALE_BYTES if dtype == torch.int8 else 0,
+        num_ranks=choice.tensor_parallel_size,
     )
 
 
-def build_engine(config: EngineConfig, *, progress: bool = False) -> tuple[Engine, ModelChoice, MemoryPlan]:
+def build_engine(
+    config: EngineConfig,
+    *,
+    progress: bool = False,
+    on_rank_failure: Callable[[str], None] | None = None,
+) -> tuple[Engine, ModelChoice, MemoryPlan]:
     """Loads the model and makes an engine for it.
 
     Args:
         config: All settings.
         progress: Whether to show a progress bar while loading.
+        on_rank_failure: Called with the reason, from any thread, when one of several ranks ends.
 
     Raises:
         ModelError: If the model cannot be loaded, or does not fit the memory.
     """
     choice = choose(config)
-    if choice.device.type == "cpu":
-        _set_num_threads(config.num_threads or usable_cores())
-    model = _load(config, choice, progress)
-    num_tokens = config.max_num_batched_tokens or (
-        CPU_BATCHED_TOKENS if choice.device.type == "cpu" else GPU_BATCHED_TOKENS
-    )
-    # Pages of mapped weights count as free memory, which they are only until they are needed again.
-    to_come = _activation_bytes(config, choice, model, num_tokens) + model.num_mapped_bytes
-    plan = plan_memory(config, choice, to_come=to_come)
+    check_weights_fit(config, choice)
+    if config.tensor_parallel_size == 1:
+        return _build(config, choice, progress, None)
+    workers = Workers(for_workers(config, choice.folder))
+    try:
+        built = _build(config, for_rank(choice, workers.ranks), progress, workers)
+    except BaseException:
+        workers.close()
+        raise
+    if on_rank_failure is not None:
+        workers.listen(on_rank_failure)
+    return built
+
+
+def _build(
+    config: EngineConfig, choice: ModelChoice, progress: bool, workers: Workers | None
+) -> tuple[Engine, ModelChoice, MemoryPlan]:
+    num_tokens = _step_tokens(config, choice)
+    model = part = load(config, choice, workers.ranks if workers else Ranks(), progress)
+    if workers is not None:
+        workers.connect(choice.device)
+        model = ParallelModel(part, workers)
+    budget = pool_budget(config, choice, to_come=to_come(config, choice, part))
+    plan = plan_memory(config, choice, workers.smallest_budget(budget) if workers else budget)
     logger.info("%s", plan.describe())
     if plan.max_model_len < choice.max_model_len:
         logger.warning(
@@ -111,6 +146,8 @@ def build_engine(config: EngineConfig, *, progress: bool = False) -> tuple[Engin
             choice.max_model_len,
         )
         choice = replace(choice, max_model_len=plan.max_model_len)
+    if workers is not None:
+        workers.start(plan.num_blocks, choice.max_model_len)
     scheduler = Scheduler(
         BlockManager(plan.num_blocks, config.block_size, enable_prefix_caching=config.enable_prefix_caching),
         max_num_seqs=config.max_num_seqs,
@@ -125,7 +162,7 @@ def build_engine(config: EngineConfig, *, progress: bool = False) -> tuple[Engin
         max_model_len=choice.max_model_len,
     )
     if choice.device.type == "cpu" and not config.enforce_eager:
-        reason = runner.record(num_tokens)
+        reason = NOT_RECORDED if workers else runner.record(num_tokens)
         if reason is not None:
             logger.info("steps run op by op, not as one recorded call: %s", reason)
     engine = Engine(
@@ -138,9 +175,11 @@ def build_engine(config: EngineConfig, *, progress: bool = False) -> tuple[Engin
     return engine, choice, plan
 
 
-def _load(config: EngineConfig, choice: ModelChoice, progress: bool) -> CausalLM:
+def load(config: EngineConfig, choice: ModelChoice, ranks: Ranks, progress: bool = False) -> CausalLM:
+    """Loads a rank's part of the model, and gives this process its share of the threads."""
+    if choice.device.type == "cpu":
+        _set_num_threads(thread_share(config.num_threads or usable_cores(), ranks.rank, ranks.size))
     started = time.monotonic()
-    check_weights_fit(config, choice)
     model = load_model(
         choice.folder,
         choice.config,
@@ -152,9 +191,21 @@ def _load(config: EngineConfig, choice: ModelChoice, progress: bool) -> CausalLM
         seed=config.seed or 0,
         progress=progress,
         cache=WeightCache.from_environment() if config.weight_cache else None,
+        ranks=ranks,
     )
     logger.info("%s loaded in %.1f s", choice.config.architecture, time.monotonic() - started)
     return model
+
+
+def _step_tokens(config: EngineConfig, choice: ModelChoice) -> int:
+    default = CPU_BATCHED_TOKENS if choice.device.type == "cpu" else GPU_BATCHED_TOKENS
+    return config.max_num_batched_tokens or default
+
+
+def to_come(config: EngineConfig, choice: ModelChoice, model: CausalLM) -> int:
+    """Bytes that are free once the model is loaded, but not for the cache. All ranks call it at once."""
+    # Pages of mapped weights count as free memory, which they are only until they are needed again.
+    return _activation_bytes(config, choice, model, _step_tokens(config, choice)) + model.num_mapped_bytes
 
 
 def _activation_bytes(config: EngineConfig, choice: ModelChoice, model: CausalLM, num_tokens: int) -> int:
@@ -180,8 +231,8 @@ def _activation_bytes(config: EngineConfig, choice: ModelChoice, model: CausalLM
     return peak - torch.cuda.memory_reserved(choice.device)
 
 
-def plan_memory(config: EngineConfig, choice: ModelChoice, *, to_come: int = 0) -> MemoryPlan:
-    """Sizes the block pool from the memory that is available now.
+def pool_budget(config: EngineConfig, choice: ModelChoice, *, to_come: int = 0) -> int:
+    """Bytes that the block pool may take at this rank, of the memory that is available now.
 
     Args:
         config: All settings.
@@ -191,11 +242,14 @@ def plan_memory(config: EngineConfig, choice: ModelChoice, *, to_come: int = 0) 
     """
     if choice.device.type == "cpu":
         free = max(0, available_ram() - to_come)
-        budget = int(free * (config.memory_fraction or CPU_MEMORY_FRACTION))
-    else:
-        free, total = torch.cuda.mem_get_info(choice.device)
-        allowed = int(total * (config.memory_fraction or GPU_MEMORY_FRACTION))
-        budget = max(0, allowed - (total - free) - to_come)
+        return int(free * (config.memory_fraction or CPU_MEMORY_FRACTION)) // choice.tensor_parallel_size
+    free, total = torch.cuda.mem_get_info(choice.device)
+    allowed = int(total * (config.memory_fraction or GPU_MEMORY_FRACTION))
+    return max(0, allowed - (total - free) - to_come)
+
+
+def plan_memory(config: EngineConfig, choice: ModelChoice, budget: int) -> MemoryPlan:
+    """Sizes the block pool by the bytes that each rank's part of it, that of its own heads, may take."""
     return plan_pool(
         kv_cache_shape(choice, config.block_size),
         budget=budget,
@@ -222,16 +276,26 @@ def allocate_kv_caches(choice: ModelChoice, plan: MemoryPlan) -> list[Tensor]:
 
 
 def weight_bytes(config: EngineConfig, choice: ModelChoice) -> int:
-    """What the model's weights take in the form in which they will run."""
-    return footprint.weight_bytes(choice.config, choice.dtype, config.weight_options)
+    """What the model's weights take in the form in which they will run, at all ranks together."""
+    return sum(_weight_bytes_of_ranks(config, choice))
+
+
+def _weight_bytes_of_ranks(config: EngineConfig, choice: ModelChoice) -> list[int]:
+    size = choice.tensor_parallel_size
+    parts = [Ranks(rank, size) for rank in range(size)]
+    return [
+        footprint.weight_bytes(choice.config, choice.dtype, config.weight_options, part) for part in parts
+    ]
 
 
 def check_weights_fit(config: EngineConfig, choice: ModelChoice) -> None:
     """Raises `ModelTooLarge` before loading a checkpoint that is larger than the memory."""
     if config.load_format == "dummy":
         return
-    needed = weight_bytes(config, choice)
-    free = available_ram() if choice.device.type == "cpu" else torch.cuda.mem_get_info(choice.device)[0]
+    needed, free = weight_bytes(config, choice), available_ram()
+    if choice.device.type != "cpu":
+        needed = max(_weight_bytes_of_ranks(config, choice))
+        free = torch.cuda.mem_get_info(choice.device)[0]
     if needed > free:
         raise ModelTooLarge(
             f"the weights take {format_bytes(needed)} as {choice.dtype}, but only {format_bytes(free)} of "
@@ -259,11 +323,15 @@ def _set_num_threads(num_threads: int) -> None:
     torch.set_num_threads(num_threads)
 
 
-def _device(name: str) -> torch.device:
+def _device(name: str, num_ranks: int) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
         raise ValueError("device is 'cuda', but torch finds no usable GPU")
+    if name == "cuda" and num_ranks > torch.cuda.device_count():
+        raise ValueError(
+            f"tensor_parallel_size={num_ranks} needs as many GPUs; torch finds {torch.cuda.device_count()}"
+        )
     return torch.device(name)
 
 

@@ -19,6 +19,7 @@ class EngineConfig:
         revision: Branch, tag or commit of a hub model.
         served_model_name: The name that clients use; the `model` string by default.
         device: "auto" takes a GPU if there is one.
+        tensor_parallel_size: Processes that share the model, each with a GPU or a share of the threads.
         dtype: "auto" takes the checkpoint's, except float16 on CPUs, which becomes float32.
         kv_cache_dtype: Of the KV cache. "auto" takes that of the activations; "int8" takes half the memory
             of bfloat16, rounding each head of each token with a scale of its own.
@@ -30,7 +31,8 @@ class EngineConfig:
             rounded to int8 row by row, which is fast, or as they are.
         lm_head: The output projection's format. "auto" is int8 where `quantization` is set, else what
             the checkpoint has.
-        weight_cache: Keep the weights that CPU kernels repack on disk, so that the next start maps them.
+        weight_cache: Keep the weights that CPU kernels repack on disk, so that the next start maps them;
+            those of whole models only, not the parts of several ranks.
         max_model_len: Context length; by default the model's own, or what the memory holds.
         block_size: Tokens per KV-cache block.
         num_blocks: Blocks in the pool; by default sized from the memory that is available.
@@ -40,15 +42,18 @@ class EngineConfig:
         max_num_batched_tokens: Tokens per step; long prompts are computed in chunks of it.
         max_num_waiting: Requests waiting at most; more are refused with 429.
         enable_prefix_caching: Reuse the blocks of equal prompt prefixes.
-        num_threads: CPU threads for the model; by default all cores that this process may use.
+        num_threads: CPU threads for the model, all ranks together; by default all cores that this process
+            may use.
         seed: Seeds the seeds of requests that bring none.
-        enforce_eager: Call a step's kernels one by one, not as one recorded pass (for comparing).
+        enforce_eager: Call a step's kernels one by one, not as one recorded pass (for comparing); several
+            ranks always do.
     """
 
     model: str
     revision: str | None = None
     served_model_name: str | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    tensor_parallel_size: int = 1
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     kv_cache_dtype: Literal["auto", "float32", "bfloat16", "int8"] = "auto"
     load_format: Literal["auto", "dummy"] = "auto"
@@ -78,6 +83,7 @@ class EngineConfig:
             "max_num_batched_tokens",
             "max_num_waiting",
             "num_threads",
+            "tensor_parallel_size",
         ):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):

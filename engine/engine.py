@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from ..errors import RankFailed
 from .outputs import FinishReason
 from .request import FinishedRequest, Request
 from .sampling_params import SEED_LIMIT, SamplingParams
@@ -169,9 +170,15 @@ class Engine:
                 stats.prompt_tokens += chunk.end
 
     def _execute(self, scheduled: SchedulerOutput) -> ModelRunnerOutput:
-        """Executes a step; if it raises, finds the requests at fault, and only they fail."""
+        """Executes a step; if it raises, finds the requests at fault, and only they fail.
+
+        Raises:
+            RankFailed: One of several ranks is gone, without which nothing can be executed.
+        """
         try:
             return self.runner.execute(scheduled)
+        except RankFailed:
+            raise
         except Exception:
             logger.exception("a step of %d requests failed; looking for the cause", len(scheduled.chunks))
         output = ModelRunnerOutput([None] * len(scheduled.chunks))
@@ -193,6 +200,8 @@ class Engine:
             num_tokens = sum(chunk.end - chunk.start for chunk in half)
             try:
                 part = self.runner.execute(SchedulerOutput(half, num_tokens, []))
+            except RankFailed:
+                raise
             except Exception:
                 logger.exception("%d of these requests failed again", len(half))
                 self._bisect(half, start, output)

@@ -17,7 +17,7 @@ import threading
 import time
 from typing import NoReturn
 
-from ..errors import Overloaded, QuireError
+from ..errors import Overloaded, QuireError, RankFailed
 from . import protocol
 from .engine import Engine, split_choices
 from .protocol import Abort, Add, Alive, Failed, Ready, Refused, ResetPrefixCache, Start, Step, ToEngine
@@ -152,7 +152,7 @@ def main() -> None:
     try:
         from .build import build_engine
 
-        engine, choice, _ = build_engine(start.config)
+        engine, choice, _ = build_engine(start.config, on_rank_failure=_end)
     except Exception as error:
         if not isinstance(error, QuireError):  # those say all in one line, and the parent shows it
             logger.exception("the engine cannot start")
@@ -160,7 +160,16 @@ def main() -> None:
         connection.send(Failed(type(error).__name__, str(error), param))
         sys.exit(1)
     connection.send(Ready(choice.max_model_len))
-    serve(engine, connection)
+    try:
+        serve(engine, connection)
+    except RankFailed as error:
+        _end(error.message)
+
+
+def _end(reason: str) -> NoReturn:
+    """Ends this process, as it cannot go on; the parent starts another."""
+    logger.error("the engine ends: %s", reason)
+    os._exit(1)  # threads that carry tensors may wait for a rank that is gone
 
 
 def _die_with_parent() -> None:

@@ -26,6 +26,7 @@ class KVCacheShape:
     Attributes:
         dtype_size: Bytes of one element.
         scale_size: Bytes of each head's scale, in int8 caches.
+        num_ranks: Ranks, of which each has so many KV heads of every block.
     """
 
     num_layers: int
@@ -34,6 +35,7 @@ class KVCacheShape:
     block_size: int
     dtype_size: int
     scale_size: int = 0
+    num_ranks: int = 1
 
     @property
     def bytes_per_token(self) -> int:
@@ -76,9 +78,10 @@ class MemoryPlan:
     def describe(self) -> str:
         """The arithmetic in words, for the log and `quire doctor`."""
         shape = self.shape
+        where = f" at each of {shape.num_ranks} ranks" if shape.num_ranks > 1 else ""
         return (
             f"KV cache: {self.num_blocks:,} blocks of {shape.block_size} tokens = "
-            f"{self.num_tokens:,} tokens, {format_bytes(self.num_blocks * shape.bytes_per_block)} "
+            f"{self.num_tokens:,} tokens, {format_bytes(self.num_blocks * shape.bytes_per_block)}{where} "
             f"({self.reason}). One token takes 2 x {shape.num_layers} layers x {shape.num_kv_heads} KV heads "
             f"x {_head_arithmetic(shape)} bytes = {shape.bytes_per_token:,} bytes; "
             f"{self.num_tokens / self.max_model_len:.1f} requests of {self.max_model_len:,} tokens fit."

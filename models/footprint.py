@@ -6,23 +6,32 @@ import torch
 
 from .config import ModelConfig
 from .layers import Matrix
+from .parallel import Ranks
 from .quant.config import LM_HEAD
 from .quant.options import Rounding, WeightOptions
 from .registry import model_class
+from .sharding import SINGLE, shard_model
 
 SCALE_BYTES = 2
 
 
-def weight_bytes(config: ModelConfig, dtype: torch.dtype, options: WeightOptions) -> int:
+def weight_bytes(
+    config: ModelConfig, dtype: torch.dtype, options: WeightOptions, ranks: Ranks = SINGLE
+) -> int:
     """Bytes of all weights, within a few percent: kernels pad matrices, and may add sums of rows.
 
     Args:
         config: The checkpoint's configuration.
         dtype: Of the model.
         options: The format of its matrices.
+        ranks: Those that share the model; what this one has is counted.
+
+    Raises:
+        ModelError: The model cannot be shared out to so many.
     """
     with torch.device("meta"):
         skeleton = model_class(config.architecture)(config, dtype, 1)
+        shard_model(skeleton, ranks, options)
     total = sum(tensor.numel() * dtype.itemsize for _, tensor in skeleton.vectors())
     for matrix in skeleton.matrices():
         total += _matrix_bytes(matrix, config, dtype, options)

@@ -79,7 +79,7 @@ class Linear(Layer):
     """
 
     def __init__(self, in_features: int, out_features: int, dtype: torch.dtype, bias: bool = False) -> None:
-        self.weight = _shape_only(out_features, in_features, dtype)
+        self.weight = shape_only(out_features, in_features, dtype)
         self.bias = torch.empty(out_features, dtype=dtype) if bias else None
 
     def __call__(self, x: Tensor, out: Tensor | None = None) -> Tensor:
@@ -123,7 +123,8 @@ def _parent(prefix: str) -> str:
     return prefix[: prefix.rstrip(".").rfind(".") + 1]
 
 
-def _shape_only(rows: int, columns: int, dtype: torch.dtype) -> LinearWeight:
+def shape_only(rows: int, columns: int, dtype: torch.dtype) -> LinearWeight:
+    """A matrix that takes no memory, until the loader replaces it."""
     return LinearWeight.from_dense(torch.empty(rows, columns, dtype=dtype, device="meta"))
 
 
@@ -135,7 +136,7 @@ class Embedding(Layer):
     """
 
     def __init__(self, vocab_size: int, hidden_size: int, dtype: torch.dtype) -> None:
-        self.weight = _shape_only(vocab_size, hidden_size, dtype)
+        self.weight = shape_only(vocab_size, hidden_size, dtype)
         self.dtype = dtype
 
     def __call__(self, ids: Tensor) -> Tensor:

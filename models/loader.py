@@ -26,10 +26,12 @@ from .footprint import is_head, rounding_of
 from .layers import Matrix
 from .matching import heads_differ, match
 from .packed_file import DamagedFile, packed_bytes, read_tied
+from .parallel import Ranks, RowParallelLinear
 from .quant.canonical import Rows, can_stack, dense_rows, quantize, rows_per_chunk, stack
 from .quant.options import WeightOptions, check_options
 from .registry import model_class
 from .safetensors_reader import stored_tensors, weight_files
+from .sharding import SINGLE, ShardedWeights, cut_columns, shard_model
 from .sources import Noise, StoredWeights, WeightSource
 from .weight_cache import CacheEntry, WeightCache
 
@@ -50,6 +52,7 @@ def load_model(
     progress: bool = False,
     max_model_len: int | None = None,
     cache: WeightCache | None = None,
+    ranks: Ranks = SINGLE,
 ) -> CausalLM:
     """Builds a model and fills it.
 
@@ -64,7 +67,8 @@ def load_model(
         progress: Whether to draw a bar.
         max_model_len: The longest sequence, `config.context_length` by default. The rotary table
             is as long, and dynamic scaling depends on it.
-        cache: Where the weights that CPU kernels repack are kept, or None.
+        cache: Where the weights that CPU kernels repack are kept, or None. It holds whole models only.
+        ranks: Those that share the model, of which this one's part is built.
 
     Raises:
         UntrustedModel: The weights are pickles.
@@ -75,11 +79,9 @@ def load_model(
     target = torch.device(device)
     if load_format == "dummy":
         check_options(config, options)
-        model = _build(config, device, dtype, max_len)
-        _Filler(model, Noise(config, seed, target), target, options).fill(progress)
-        return model
+        return _filled(config, Noise(config, seed, target), target, dtype, max_len, options, ranks, progress)
     entry = None
-    if cache is not None and packs(target, dtype):
+    if cache is not None and packs(target, dtype) and ranks.size == 1:
         entry = cache.entry(weight_files(folder), config, dtype, options)
         model = _from_cache(entry, config, dtype, options, max_len)
         if model is not None:
@@ -90,10 +92,29 @@ def load_model(
         config = replace(config, tie_word_embeddings=False)
     check_options(config, options)
     source = StoredWeights(match(_build(config, "meta", dtype, 1), stored, config))
-    model = _build(config, device, dtype, max_len)
-    _Filler(model, source, target, options).fill(progress)
+    model = _filled(config, source, target, dtype, max_len, options, ranks, progress)
     if entry is not None:
         entry.store(model)
+    return model
+
+
+def _filled(
+    config: ModelConfig,
+    source: WeightSource,
+    device: torch.device,
+    dtype: torch.dtype,
+    max_len: int,
+    options: WeightOptions,
+    ranks: Ranks,
+    progress: bool,
+) -> CausalLM:
+    """A rank's part of a model, from a source of the whole."""
+    model = _build(config, device, dtype, max_len)
+    with torch.device(device):
+        placements = shard_model(model, ranks, options)
+    if placements:
+        source = ShardedWeights(source, placements)
+    _Filler(model, source, device, options).fill(progress)
     return model
 
 
@@ -160,17 +181,21 @@ class _Filler:
 
     def _weight(self, matrix: Matrix) -> LinearWeight:
         """A matrix in the form in which it will run."""
-        columns = matrix.owner.weight.in_features
+        owner = matrix.owner
         rounding = rounding_of(matrix, self.config, self.options)
         if rounding is not None:
+            # A scale may be that of a whole row, of which this rank has a part.
+            columns = owner.bounds[-1] if isinstance(owner, RowParallelLinear) else owner.weight.in_features
             parts = [
                 quantize(self._rows(name, rows, columns), rows, columns, rounding)
                 for name, rows in matrix.parts.items()
             ]
             weight = stack(parts, tuple(matrix.parts))
         else:
-            weight = self._as_stored(matrix, columns)
+            weight = self._as_stored(matrix, owner.weight.in_features)
         weight.int8_activations = weight.scales is not None and self.options.activations == "int8"
+        if isinstance(owner, RowParallelLinear) and weight.scales is not None:
+            weight = cut_columns(weight, owner, ", ".join(matrix.parts))
         if self._packs(matrix, weight):
             cpu.prepare(weight, release=True)
         return weight

@@ -47,6 +47,7 @@ def test_defaults_are_the_settings_objects_own() -> None:
         (["--block-size", "32"], {"block_size": 32}),
         (["--no-prefix-caching"], {"enable_prefix_caching": False}),
         (["--threads", "3"], {"num_threads": 3}),
+        (["--tensor-parallel-size", "2"], {"tensor_parallel_size": 2}),
         (["--dtype", "bfloat16", "--device", "cpu"], {"dtype": "bfloat16", "device": "cpu"}),
         (["--memory-fraction", "0.25"], {"memory_fraction": 0.25}),
         (
@@ -83,6 +84,7 @@ def test_stop_strings_and_seconds_of_grace() -> None:
     ("arguments", "named"),
     [
         (["--block-size", "0"], "block_size"),
+        (["--tensor-parallel-size", "0"], "tensor_parallel_size"),
         (["--memory-fraction", "2"], "memory_fraction"),
         (["--temperature", "9"], "temperature"),
         (["--grace", "-1"], "drain_timeout"),
