@@ -26,17 +26,15 @@ class ReasoningParser(ABC):
     marks: ClassVar[tuple[str, ...]] = ()
     signs: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(
-        self, special_tokens: Collection[str], *, show_special_tokens: bool, is_open: bool
-    ) -> None:
+    def __init__(self, special_tokens: Collection[str], *, show_special_tokens: bool, is_open: bool) -> None:
         self._lexer = MarkLexer(self.marks, special_tokens)
         self._show_special_tokens = show_special_tokens
         self.in_reasoning = is_open
 
     @classmethod
     @abstractmethod
-    def is_open_after(cls, prompt: str) -> bool:
-        """Whether a prompt, or the part of a message with which it ends, leaves the reasoning open."""
+    def is_open_after(cls, prompt: str, begun: str | None) -> bool:
+        """Whether a prompt leaves the reasoning open; `begun` is what it holds of the answer, if any."""
 
     @classmethod
     @abstractmethod

@@ -27,9 +27,7 @@ class ThinkParser(ReasoningParser):
     marks = (OPEN, CLOSE)
     signs = (CLOSE,)
 
-    def __init__(
-        self, special_tokens: Collection[str], *, show_special_tokens: bool, is_open: bool
-    ) -> None:
+    def __init__(self, special_tokens: Collection[str], *, show_special_tokens: bool, is_open: bool) -> None:
         super().__init__(special_tokens, show_special_tokens=show_special_tokens, is_open=is_open)
         self._is_over = False
         self._has_thought = False
@@ -37,7 +35,10 @@ class ThinkParser(ReasoningParser):
         self._items: list[Reasoning | Piece] = []
 
     @classmethod
-    def is_open_after(cls, prompt: str) -> bool:
+    def is_open_after(cls, prompt: str, begun: str | None) -> bool:
+        if begun is not None:
+            return begun.rfind(OPEN) > begun.rfind(CLOSE)
+        # Anywhere else the tag may be a user's word.
         return prompt.rstrip(WHITESPACE).endswith(OPEN)
 
     @classmethod

@@ -22,9 +22,7 @@ ARGS = "[ARGS]"
 CALL_ID = "[CALL_ID]"
 
 _ID_LENGTH = 9  # the templates refuse other ids, so the models' own, which come late, are left out
-_HEAD = re.compile(
-    r"\s*(?:(?P<name>[A-Za-z0-9_.-]+)\s*(?:\[CALL_ID\]\s*[A-Za-z0-9]*\s*)?(?:\[ARGS\]\s*)?)?"
-)
+_HEAD = re.compile(r"\s*(?:(?P<name>[A-Za-z0-9_.-]+)\s*(?:\[CALL_ID\]\s*[A-Za-z0-9]*\s*)?(?:\[ARGS\]\s*)?)?")
 _MAX_HEAD = 200  # characters
 
 
