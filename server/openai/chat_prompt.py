@@ -9,10 +9,10 @@ from ...errors import ContextLengthExceeded, InvalidRequest, ModelError
 from ...models.chat_template import ChatTemplate
 from ..context import ServerContext
 from ..generation import check_text_length
-from .messages import template_messages
+from .messages import is_ordinary, template_messages
 from .params import or_default
 from .protocol import ChatCompletionRequest
-from .template_style import find_style
+from .template_style import TemplateStyle, find_style
 from .tools import Tools
 
 RESERVED_VARIABLES = frozenset(
@@ -49,7 +49,9 @@ async def render_prompt(context: ServerContext, body: ChatCompletionRequest, too
             param="messages",
         )
     variables = _variables(body, template, tools)
-    style = find_style(template, with_tools=tools.offered is not None)
+    style = TemplateStyle()
+    if not all(map(is_ordinary, body.messages)):
+        style = find_style(template, with_tools=tools.offered is not None)
     messages = template_messages(body.messages, style, context.settings)
     contents = [message["content"] or "" for message in messages]
     check_text_length(context, "".join(contents), "messages")

@@ -20,6 +20,15 @@ _OF_ROLE = {
 }
 
 
+def is_ordinary(message: Message) -> bool:
+    """Whether all templates take a message in the same form: text alone, of anyone but a tool."""
+    return (
+        message.content is not None
+        and message.role != "tool"
+        and all(not getattr(message, name) for name in _OF_ROLE)
+    )
+
+
 def template_messages(
     messages: Sequence[Message], style: TemplateStyle, settings: ServerSettings
 ) -> list[dict[str, Any]]:

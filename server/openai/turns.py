@@ -40,8 +40,8 @@ class Turn:
         if self._reader is None:
             return AnswerMessage(content=part.text)
         events = self._reader.take(part)
-        content = _joined(events, Content)
-        reasoning = _joined(events, Reasoning)
+        content = "".join(event.text for event in events if isinstance(event, Content))
+        reasoning = "".join(event.text for event in events if isinstance(event, Reasoning))
         message = AnswerMessage(content=content)
         if reasoning:
             message.reasoning = message.reasoning_content = reasoning
@@ -56,12 +56,6 @@ class Turn:
         if self._reader is None:
             return [Delta(content=part.text)] if part.text else []
         return [_delta(event) for event in self._reader.take(part)]
-
-
-def _joined(events: Sequence[Event], kind: type[Content | Reasoning]) -> str:
-    return "".join(
-        event.text for event in events if isinstance(event, Content | Reasoning) and type(event) is kind
-    )
 
 
 def _calls(events: Sequence[Event]) -> list[ToolCall]:

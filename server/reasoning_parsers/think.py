@@ -82,9 +82,8 @@ class ThinkParser(ReasoningParser):
 
     def _think(self, piece: Piece) -> None:
         if isinstance(piece, Special):
-            text = piece.spelling if self._show_special_tokens else ""
-        else:
-            text = piece
+            piece = piece.spelling if self._show_special_tokens else ""
+        text = piece
         body = text.rstrip(WHITESPACE)
         if body and not self._has_thought:
             self._held, body = "", body.lstrip(WHITESPACE)

@@ -218,7 +218,7 @@ class AnswerParser(ABC):
     def _on_mark(self, mark: Mark) -> None:
         """Takes a mark."""
 
-    def _end(self) -> None:
+    def _end(self) -> None:  # noqa: B027 (most formats have nothing to end)
         """The answer has ended."""
 
     def _take(self, item: Piece | Mark) -> None:
