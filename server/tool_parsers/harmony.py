@@ -79,10 +79,11 @@ class HarmonyParser(ToolParser):
             self._say(text)
 
     def _say(self, text: str) -> None:
-        if not text:
+        if self._begins and not text.strip(WHITESPACE):
             return
         if self._begins and self._kind in self._said:
-            text = "\n" + text  # between two messages
+            text = "\n" + text  # between two messages, also if there are calls between them
+            self._after_call = False
         self._begins = False
         self._said.add(self._kind)
         if self._kind == "content":
