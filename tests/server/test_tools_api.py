@@ -237,6 +237,10 @@ def turn(*calls: dict[str, Any], **fields: Any) -> dict[str, Any]:
     return {"role": "assistant", "tool_calls": list(calls)} | fields
 
 
+def parts(*content: dict[str, Any]) -> dict[str, Any]:
+    return {"role": "user", "content": list(content)}
+
+
 @pytest.mark.parametrize(
     ("message", "param"),
     [
@@ -264,9 +268,9 @@ def turn(*calls: dict[str, Any], **fields: Any) -> dict[str, Any]:
             {"role": "user", "content": [{"type": "input_audio", "input_audio": {"data": ""}}]},
             ".content[0].type",
         ),
-        ({"role": "user", "content": [{"type": "file", "file": {"file_id": "x"}}]}, ".content[0].type"),
-        ({"role": "user", "content": [{"type": "text"}]}, ".content[0].text"),
-        ({"role": "user", "content": [{"type": "text", "text": "a", "file": {}}]}, ".content[0].file"),
+        (parts({"type": "file", "file": {"file_id": "x"}}), ".content[0].type"),
+        (parts({"type": "text"}), ".content[0].text"),
+        (parts({"type": "text", "text": "a", "file": {}}), ".content[0].file"),
     ],
 )
 async def test_messages_that_are_refused(

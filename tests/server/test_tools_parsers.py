@@ -126,9 +126,9 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=8,
 )
-objects = st.dictionaries(
-    st.text() | st.sampled_from(["name", "arguments", "}{", '"']), json_values, max_size=4
-)
+keys = st.text() | st.sampled_from(["name", "arguments", "}{", '"'])
+objects = st.dictionaries(keys, json_values, max_size=4)
+BEFORE = ["", "I'll look that up.", "Ça:\n\n<tool"]
 call_lists = st.lists(st.tuples(st.sampled_from(FUNCTIONS), objects), min_size=1, max_size=3)
 MARKS = sorted({mark for parser in TOOL_PARSERS.values() for mark in parser.marks})
 
