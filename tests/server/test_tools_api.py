@@ -28,9 +28,10 @@ TEMPLATE = (
     "{% if m.reasoning_content %}({{ m.reasoning_content }}){% endif %}"
     "{% for call in m.tool_calls or [] %}<tool_call>"
     '{"name": "{{ call.function.name }}", "arguments": {{ call.function.arguments | tojson }}}</tool_call>'
-    "{% endfor %}{% if m.role == 'tool' %}={{ m.name }}{% endif %}\n{% endfor %}"
+    "{% endfor %}{% if m.role == 'tool' %}={{ m.name }}{% endif %}{{ '\n' }}{% endfor %}"
     "{% if add_generation_prompt %}[assistant]{% endif %}"
-    "{% if enable_thinking %}<think>{% endif %}{{ reasoning_effort }}{{ documents }}"
+    "{% if enable_thinking %}<think>{% elif enable_thinking is false %}<think></think>{% endif %}"
+    "{{ reasoning_effort }}{{ documents or '' }}"
 )
 ANSWER = (
     "<think>\nHe asks about Bonn.\n</think>\n\nLet me look.\n"
