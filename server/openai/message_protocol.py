@@ -36,11 +36,12 @@ class NamedToolChoice(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     function: FunctionName
 
 
-class FunctionCall(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """`arguments` is a JSON text."""
+class FunctionCall(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
+    """`arguments` is a JSON text. The official client's streams add null `parsed_arguments`."""
 
     name: str
     arguments: str
+    parsed_arguments: None = None
 
 
 class ToolCall(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
@@ -78,6 +79,7 @@ class Message(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     annotations: list[None] | None = None
     audio: None = None
     function_call: None = None
+    parsed: None = None
     refusal: None = None
 
 

@@ -111,16 +111,19 @@ async def answer(engine: FakeEngine, **body: Any) -> tuple[dict[str, Any], dict[
     return message, whole["usage"]
 
 
-def thinking(said: str) -> FakeEngine:
-    return FakeEngine(template=TEMPLATE, script=[said])
+def thinking(said: str, special_tokens: tuple[str, ...] = ()) -> FakeEngine:
+    return FakeEngine(template=TEMPLATE, script=[said], special_tokens=special_tokens)
 
 
 async def test_answers_think() -> None:
-    message, usage = await answer(thinking("<think>\nÄh.\n</think>\n\nHello!"))
-    assert message["content"] == "Hello!"
-    assert message["reasoning"] == message["reasoning_content"] == "Äh."
-    thoughts = len("<think>\nÄh.\n</think>".encode())
-    assert usage["completion_tokens_details"]["reasoning_tokens"] == thoughts
+    for special_tokens in ((), ("<think>", "</think>")):
+        engine = thinking("<think>\nÄh.\n</think>\n\nHello!", special_tokens)
+        message, usage = await answer(engine)
+        assert message["content"] == "Hello!"
+        assert message["reasoning"] == message["reasoning_content"] == "Äh."
+        # Of the first tag the last token counts: until then it is none.
+        num_tokens = len("\nÄh.\n".encode()) + (2 if special_tokens else 1 + len("</think>"))
+        assert usage["completion_tokens_details"]["reasoning_tokens"] == num_tokens
 
 
 async def test_the_prompt_may_open_the_reasoning_or_close_it() -> None:
@@ -151,17 +154,17 @@ async def test_reasoning_that_breaks_off() -> None:
     message, usage = await answer(thinking("<think>Long thoughts"), max_tokens=12)
     assert message["content"] is None
     assert message["reasoning"] == "Long"
-    assert usage["completion_tokens_details"]["reasoning_tokens"] == 12
+    assert usage["completion_tokens_details"]["reasoning_tokens"] == 12 - len("<think")
 
 
 async def test_stop_strings_within_and_behind_reasoning() -> None:
     said = "<think>a b c</think>d b e"
     message, usage = await answer(thinking(said), stop="b")
     assert (message["reasoning"], message["content"]) == ("a", None)
-    assert usage["completion_tokens_details"]["reasoning_tokens"] == len("<think>a b")
+    assert usage["completion_tokens_details"]["reasoning_tokens"] == len(">a b")
     message, usage = await answer(thinking(said), stop="e")
     assert (message["reasoning"], message["content"]) == ("a b c", "d b ")
-    assert usage["completion_tokens_details"]["reasoning_tokens"] == len("<think>a b c</think>")
+    assert usage["completion_tokens_details"]["reasoning_tokens"] == len(">a b c</think>")
 
 
 async def test_answers_with_thoughts_can_be_sent_back() -> None:
@@ -177,9 +180,8 @@ async def test_harmony() -> None:
         message, usage = await answer(engine)
         assert message["content"] == "Hello 🌍!"
         assert message["reasoning"] == "Say <channel>."
-        body = "<|message|>Say <channel>.<|end|>"
         num_tokens = len("Say <channel>.") + 2 if special_tokens else len("Say <channel>.<|end|>") + 1
-        assert usage["completion_tokens_details"]["reasoning_tokens"] == num_tokens, body
+        assert usage["completion_tokens_details"]["reasoning_tokens"] == num_tokens
 
 
 def test_the_parsers_of_a_model() -> None:

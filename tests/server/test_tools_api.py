@@ -99,7 +99,7 @@ async def test_an_answer_with_calls() -> None:
     assert message["reasoning"] == message["reasoning_content"] == "He asks about Bonn."
     assert calls_of(message) == CALLS
     assert all(set(call) == {"id", "type", "function"} for call in message["tool_calls"])
-    thoughts = "<think>\nHe asks about Bonn.\n</think>"
+    thoughts = ">\nHe asks about Bonn.\n</think>"  # the tag is one when its last byte is there
     assert answer["usage"]["completion_tokens_details"]["reasoning_tokens"] == len(thoughts)
     shown = {"name": "get_time", "description": "", "parameters": {"type": "object", "properties": {}}}
     assert json.dumps(shown) in prompt(served)
