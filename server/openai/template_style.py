@@ -51,7 +51,7 @@ class TemplateStyle:
 def find_style(template: ChatTemplate, *, with_tools: bool) -> TemplateStyle:
     """The style of a template, of the one for tools if a model has two."""
     source = "\n".join(template.sources.values())
-    keys = tuple(key for key in REASONING_KEYS if re.search(rf"\b{key}\b", source))
+    keys = tuple(key for key in REASONING_KEYS if re.search(rf"""[.'"]{key}\b""", source))
     is_harmony = "<|channel|>" in source
     for no_content in ("", None):
         for arguments_are_text in (False, True):
