@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 
 from ..tool_parsers.base import WHITESPACE, Mark, Piece, Reasoning, Special
+from ..tool_parsers.constraint import rule_until
 from .base import ReasoningParser
 
 OPEN = "<think>"
@@ -44,7 +45,7 @@ class ThinkParser(ReasoningParser):
     @classmethod
     def rule(cls, mark: Callable[[str], str], *, is_open: bool) -> str:
         begin = "" if is_open else f'{mark(OPEN)} "\\n" '
-        return f'reasoning: {begin}/(?s:.*)/ {mark(CLOSE)} "\\n\\n"'
+        return f"reasoning: {begin}thought /\\n{{0,2}}/\n{rule_until('thought', CLOSE, mark(CLOSE))}"
 
     def push(self, piece: Piece) -> list[Reasoning | Piece]:
         if self._is_over:

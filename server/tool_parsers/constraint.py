@@ -7,6 +7,7 @@ and `<[7]>` for the token 7: https://github.com/guidance-ai/llguidance/blob/main
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 
 from ...errors import InvalidRequest
@@ -57,6 +58,14 @@ class CallGrammar:
 def quote(text: str) -> str:
     """The term for a text."""
     return json.dumps(text, ensure_ascii=False)
+
+
+def rule_until(name: str, spelling: str, term: str) -> str:
+    """A rule for any text up to a mark, the mark included; `term` is that of the mark."""
+    if term.startswith("<["):
+        return f"{name}: /(?s:.*)/ {term}"  # no text holds a special token
+    pattern = re.escape(spelling).replace("/", r"\/")
+    return f"{name}[lazy]: /(?s:.*){pattern}/"
 
 
 def tool_grammar(

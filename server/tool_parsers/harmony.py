@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 
 from .base import WHITESPACE, Mark, ParserSetting, Reasoning, ToolParser
-from .constraint import CallGrammar, quote
+from .constraint import CallGrammar, quote, rule_until
 from .json_calls import ArgumentsReader
 
 START, CHANNEL, CONSTRAIN, MESSAGE = "<|start|>", "<|channel|>", "<|constrain|>", "<|message|>"
@@ -40,11 +40,14 @@ class HarmonyParser(ToolParser):
             to = quote(f"commentary to=functions.{name} ")
             return f"{mark(CHANNEL)} {to} {mark(CONSTRAIN)} {quote('json')} {mark(MESSAGE)}"
 
-        again = f"{mark(START)} {quote('assistant')}"
-        return (
-            f"calls: thought? call\n"
-            f"thought: {mark(CHANNEL)} {quote('analysis')} {mark(MESSAGE)} /(?s:.*)/ {mark(END)} {again}\n"
-            f"call: {grammar.each(head, mark(CALL))}"
+        return "\n".join(
+            (
+                "calls: thoughts? call",
+                f"thoughts: {mark(CHANNEL)} {quote('analysis')} {mark(MESSAGE)} thought {mark(START)} "
+                f"{quote('assistant')}",
+                rule_until("thought", END, mark(END)),
+                f"call: {grammar.each(head, mark(CALL))}",
+            )
         )
 
     def __init__(self, setting: ParserSetting) -> None:
