@@ -46,6 +46,9 @@ from .tools import Tools, read_tools
 from .turns import Turn
 
 
+READING_COST = 16  # what finding calls and reasoning in a text costs, compared with writing it as JSON
+
+
 async def create_chat_completion(context: ServerContext, request: Request) -> Response:
     """Answers one request, streamed or whole."""
     body = await read_message(context, request, ChatCompletionRequest, unsupported=UNSUPPORTED_IN_CHAT)
@@ -87,7 +90,8 @@ async def _answer(context: ServerContext, request: Request, body: ChatCompletion
             answer.prompt_logprobs = prompt_logprobs(output.prompt_logprobs, body.prompt_logprobs)
         return msgspec.json.encode(answer)
 
-    return Response(await context.offload(answer_bytes(output), write), media_type="application/json")
+    size = answer_bytes(output) * (1 if chat.format.is_plain else READING_COST)
+    return Response(await context.offload(size, write), media_type="application/json")
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,8 +43,10 @@ class HarmonyParser(ToolParser):
         return "\n".join(
             (
                 "calls: thoughts? call",
-                f"thoughts: {mark(CHANNEL)} {quote('analysis')} {mark(MESSAGE)} thought {mark(START)} "
-                f"{quote('assistant')}",
+                (
+                    f"thoughts: {mark(CHANNEL)} {quote('analysis')} {mark(MESSAGE)} thought {mark(START)} "
+                    f"{quote('assistant')}"
+                ),
                 rule_until("thought", END, mark(END)),
                 f"call: {grammar.each(head, mark(CALL))}",
             )

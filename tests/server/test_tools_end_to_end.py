@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -83,7 +84,7 @@ def write_chain(folder: Path, pieces: Sequence[str]) -> None:
             parameter.fill_(1.0 if "norm" in name else 0.0)
         model.model.embed_tokens.weight.copy_(torch.eye(size))
         chain = [backend.token_to_id(text) for text in ("<|assistant|>", *pieces)] + [end]
-        for token, following in zip(chain, chain[1:], strict=False):
+        for token, following in itertools.pairwise(chain):
             model.lm_head.weight[following, token] = 1.0
     model.save_pretrained(folder)
 

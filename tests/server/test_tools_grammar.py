@@ -45,8 +45,10 @@ ANSWERS: dict[tuple[str, bool], tuple[str, ...]] = {
 for special in (True, False):
     ANSWERS["hermes", special] = (
         '<tool_call>\n{"name": "f", "arguments": {"a": 1}}\n</tool_call>',
-        '<tool_call>\n{"name": "f", "arguments": {"a": 1}}\n</tool_call>\n'
-        '<tool_call>\n{"name": "g-2", "arguments": {}}\n</tool_call>',
+        (
+            '<tool_call>\n{"name": "f", "arguments": {"a": 1}}\n</tool_call>\n'
+            '<tool_call>\n{"name": "g-2", "arguments": {}}\n</tool_call>'
+        ),
     )
     ANSWERS["llama3_json", special] = (
         '{"name": "f", "parameters": {"a": 1}}',
