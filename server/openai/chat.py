@@ -45,7 +45,6 @@ from .protocol import (
 from .tools import Tools, read_tools
 from .turns import Turn
 
-
 READING_COST = 16  # what finding calls and reasoning in a text costs, compared with writing it as JSON
 
 
@@ -115,11 +114,26 @@ async def _chat(context: ServerContext, request: Request, body: ChatCompletionRe
     tools = read_tools(body)
     prompt = await render_prompt(context, body, tools)
     answer_format = _answer_format(context, body, prompt, tools)
+    _constrain(context, tools, answer_format)
     if answer_format.needs_special_tokens:
         params = replace(params, skip_special_tokens=False)
     (tokens,) = await encode(context, [prompt.text], add_special_tokens=body.add_special_tokens is True)
     job = Job(prompts=[tokens], params=[params], priority=priority(request, body), cache_salt=body.cache_salt)
     return _Chat(job, tools, answer_format)
+
+
+def _constrain(context: ServerContext, tools: Tools, answer_format: AnswerFormat) -> None:
+    """Holds the answer to the calls that `tool_choice` demands."""
+    token_id = context.engine.tokenizer.special_tokens.get
+    if answer_format.tools is None or not tools.functions:
+        return
+    rule = ""
+    if (reasoning := answer_format.model.reasoning) is not None:
+        mark = CallGrammar(tools.functions, token_id).mark
+        rule = reasoning.rule(mark, is_open=answer_format.reasoning_is_open)
+    tool_constraint(
+        tools.functions, tools.choice, answer_format.tools, token_id, many=tools.many, reasoning=rule
+    )
 
 
 def _answer_format(
@@ -129,24 +143,11 @@ def _answer_format(
     tokenizer = context.engine.tokenizer
     model = find_format(context.settings, prompt.template.sources, tokenizer)
     is_open = model.reasoning is not None and model.reasoning.is_open_after(prompt.text, prompt.begun)
-    if tools.functions:
-        if model.tools is None:
-            raise InvalidRequest(
-                "tools: how this model writes calls is not known; the server's --tool-call-parser can say",
-                param="tools",
-                code="unsupported_parameter",
-            )
-        rule = ""
-        if model.reasoning is not None:
-            mark = CallGrammar(tools.functions, tokenizer.special_tokens.get).mark
-            rule = model.reasoning.rule(mark, is_open=is_open)
-        tool_constraint(
-            tools.functions,
-            tools.choice,
-            model.tools,
-            tokenizer.special_tokens.get,
-            many=tools.many,
-            reasoning=rule,
+    if tools.functions and model.tools is None:
+        raise InvalidRequest(
+            "tools: how this model writes calls is not known; the server's --tool-call-parser can say",
+            param="tools",
+            code="unsupported_parameter",
         )
     return AnswerFormat(
         model=model,
