@@ -58,7 +58,8 @@ class HarmonyParser(ToolParser):
         self._kind = "content"  # or "reasoning", "call", "nothing": what the text of a message is
         self._call: ArgumentsReader | None = None
         self._is_first = True  # whether it is the header that the prompt has begun
-        self._begins = False  # whether the message has said nothing yet
+        self._begins = True  # whether the message has said nothing yet
+        self._leading = ""  # the white space with which it begins
         self._said: set[str] = set()  # the kinds that earlier messages had
 
     @property
@@ -84,12 +85,14 @@ class HarmonyParser(ToolParser):
             self._say(text)
 
     def _say(self, text: str) -> None:
-        if self._begins and not text.strip(WHITESPACE):
-            return
-        if self._begins and self._kind in self._said:
-            text = "\n" + text  # between two messages, also if there are calls between them
-            self._after_call = False
-        self._begins = False
+        if self._begins:
+            text = self._leading = self._leading + text
+            if not text.strip(WHITESPACE):
+                return  # a message of white space says nothing
+            self._begins, self._leading = False, ""
+            if self._kind in self._said:
+                text = "\n" + text  # between two messages, also if there are calls between them
+                self._after_call = False
         self._said.add(self._kind)
         if self._kind == "content":
             self._content(text)
@@ -102,6 +105,8 @@ class HarmonyParser(ToolParser):
             self._on_text(spelling)
             return
         if spelling in (END, CALL, RETURN):
+            if self._call is not None and not self._call.raw.strip(WHITESPACE):
+                self._call.be_empty()
             self._end()
             self._header = None
             self._begin_message("nothing")
@@ -127,7 +132,7 @@ class HarmonyParser(ToolParser):
             self._begin_message("content")
 
     def _begin_message(self, kind: str) -> None:
-        self._kind, self._begins = kind, True
+        self._kind, self._begins, self._leading = kind, True, ""
 
     def _be_content(self, text: str) -> None:
         """What was taken for a header is none."""
@@ -137,8 +142,6 @@ class HarmonyParser(ToolParser):
 
     def _end_call(self) -> None:
         assert self._call is not None
-        if not self._call.raw.strip(WHITESPACE) and not self._call.failed:
-            self._call.be_empty()
         self._close(self._call)
         self._call = None
 
