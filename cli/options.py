@@ -13,7 +13,9 @@ import typer
 
 from ..engine.config import EngineConfig
 from ..engine.sampling_params import SamplingParams
+from ..server.reasoning_parsers import REASONING_PARSERS, WITH_TOOLS
 from ..server.settings import ServerSettings
+from ..server.tool_parsers import TOOL_PARSERS
 
 
 @dataclass(frozen=True)
@@ -194,6 +196,14 @@ SERVER = Group(
         "keep_alive_interval": "Seconds after which a silent stream carries a comment line.",
         "max_buffered_bytes": "Bodies being read, of all requests together; more are refused with 429.",
         "send_timeout": "Seconds after which a client that reads nothing is cut off.",
+        "tool_call_parser": f"How the model writes calls: auto, none, {', '.join(TOOL_PARSERS)}.",
+        "reasoning_parser": "How the model marks reasoning: auto, none, "
+        f"{', '.join((*REASONING_PARSERS, *WITH_TOOLS))}.",
+        "trust_request_chat_template": "Let requests bring chat templates of their own.",
     },
-    flags={"insecure": "--insecure", "drain_timeout": "--grace"},
+    flags={
+        "insecure": "--insecure",
+        "drain_timeout": "--grace",
+        "trust_request_chat_template": "--trust-request-chat-template",
+    },
 )

@@ -1,7 +1,7 @@
 """An engine without a model, in this process: what the server needs, with real text handling.
 
 Its tokenizer has one token per byte. Its "model" repeats the prompt, starting at the choice's index,
-and ends after `answer_tokens` tokens.
+and ends after `answer_tokens` tokens; or it says what `script` holds, a text for each choice.
 """
 
 from __future__ import annotations
@@ -38,30 +38,39 @@ TEMPLATE = (
 )
 
 
-def byte_tokenizer() -> Tokenizer:
-    """One token per byte, and `<eos>` behind them."""
+def byte_tokenizer(special_tokens: Sequence[str] = ()) -> Tokenizer:
+    """One token per byte, `<eos>` behind them, and further special tokens."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     backend = Backend(
         models.BPE(vocab={character: index for index, character in enumerate(alphabet)}, merges=[])
     )
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens([AddedToken("<eos>", special=True)])
+    backend.add_special_tokens([AddedToken(text, special=True) for text in ("<eos>", *special_tokens)])
     return Tokenizer(backend, None, (EOS,))
 
 
 class FakeEngine:
     """The methods of `AsyncEngine` that the server uses, and switches for what tests want to see."""
 
-    def __init__(self, *, max_model_len: int = 512, answer_tokens: int = 12) -> None:
+    def __init__(
+        self,
+        *,
+        max_model_len: int = 512,
+        answer_tokens: int = 12,
+        template: str = TEMPLATE,
+        special_tokens: Sequence[str] = (),
+        script: Sequence[str] = (),
+    ) -> None:
         self.config = EngineConfig(model="fake", max_model_len=max_model_len)
         self.max_model_len = max_model_len
         self.answer_tokens = answer_tokens
-        self.tokenizer = byte_tokenizer()
+        self.tokenizer = byte_tokenizer(special_tokens)
+        self.script = list(script)
         self.model_config = SimpleNamespace(
             vocab_size=self.tokenizer.vocab_size, eos_token_ids=(EOS,), generation=GenerationDefaults()
         )
-        self.chat_template = ChatTemplate({"default": TEMPLATE}, {})
+        self.chat_template = ChatTemplate({"default": template}, {})
         self.is_ready = True
         self.is_alive = True
         self.stats = EngineStats(pid=os.getpid(), num_blocks=100, num_free_blocks=100)
@@ -146,6 +155,10 @@ class FakeEngine:
             limit = self.max_model_len - len(prompt)
         ends = step == self.answer_tokens and not params.ignore_eos
         token = EOS if ends else prompt[(step + choice) % len(prompt)]
+        if self.script:
+            said = self.tokenizer.encode(self.script[choice % len(self.script)], add_special_tokens=False)
+            ends = step >= len(said)
+            token = EOS if ends else said[step]
         delta = TokenDelta(
             choice_id,
             [] if limit == 0 else [token],
