@@ -19,6 +19,7 @@ from ..models import footprint
 from ..models.causal_lm import CausalLM
 from ..models.config import ModelConfig
 from ..models.loader import load_model
+from ..models.tokenizer import Tokenizer
 from ..models.weight_cache import WeightCache
 from .block_manager import BlockManager
 from .config import EngineConfig
@@ -36,6 +37,7 @@ from .memory import (
 from .model_runner import ModelRunner
 from .profile import run_largest_step
 from .scheduler import Scheduler
+from .structured import GrammarCompiler
 
 logger = logging.getLogger(__name__)
 
@@ -134,6 +136,11 @@ def build_engine(config: EngineConfig, *, progress: bool = False) -> tuple[Engin
         max_model_len=choice.max_model_len,
         eos_token_ids=choice.config.eos_token_ids,
         seed=config.seed,
+        grammars=GrammarCompiler(
+            lambda: Tokenizer.from_folder(choice.folder),
+            vocab_size=choice.config.vocab_size,
+            eos_token_ids=choice.config.eos_token_ids,
+        ),
     )
     return engine, choice, plan
 
