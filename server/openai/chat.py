@@ -41,6 +41,7 @@ from .protocol import (
     ChatLogprobs,
     Delta,
 )
+from .structured import rename_param
 
 
 async def create_chat_completion(context: ServerContext, request: Request) -> Response:
@@ -49,6 +50,7 @@ async def create_chat_completion(context: ServerContext, request: Request) -> Re
     try:
         return await _answer(context, request, body)
     except InvalidRequest as error:
+        rename_param(error, body)
         if error.param == "max_tokens" and body.max_completion_tokens is not None:
             error.param = "max_completion_tokens"
         raise

@@ -10,6 +10,7 @@ import asyncio
 import itertools
 import os
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
@@ -17,6 +18,7 @@ from tokenizers import Tokenizer as Backend
 
 from quire.engine.async_engine import StatsListener
 from quire.engine.config import EngineConfig
+from quire.engine.grammar_checker import GrammarChecker
 from quire.engine.input_check import check_request
 from quire.engine.output_processor import OutputProcessor
 from quire.engine.outputs import RequestOutput
@@ -61,6 +63,7 @@ class FakeEngine:
         self.model_config = SimpleNamespace(
             vocab_size=self.tokenizer.vocab_size, eos_token_ids=(EOS,), generation=GenerationDefaults()
         )
+        self._grammars = GrammarChecker(Path(), self.tokenizer, self.model_config)
         self.chat_template = ChatTemplate({"default": TEMPLATE}, {})
         self.is_ready = True
         self.is_alive = True
@@ -83,6 +86,7 @@ class FakeEngine:
     async def shutdown(self) -> None:
         self._is_shut_down = True
         self.going.set()
+        await self._grammars.close()
 
     async def generate(
         self,
@@ -100,6 +104,8 @@ class FakeEngine:
             max_model_len=self.max_model_len,
             eos_token_ids=(EOS,),
         )
+        if params.structured_outputs is not None:
+            await self._grammars.check(params.structured_outputs)
         self.seen.append((prompt_token_ids, params, priority, cache_salt))
         if self.refuse_with is not None:
             raise self.refuse_with
