@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
+import quire
 from quire.engine.async_engine import StatsListener
 from quire.engine.config import EngineConfig
 from quire.engine.grammar_checker import GrammarChecker
@@ -32,6 +33,8 @@ from quire.models.config import GenerationDefaults
 from quire.models.tokenizer import Tokenizer
 
 EOS = 256
+EMBEDDED = Path(quire.__file__).parent / "models" / "embedded" / "weights"
+"""A tokenizer on disk, for the process that tries grammars; which one makes no difference to it."""
 BLOCK_SIZE = 16
 TEMPLATE = (
     "{% for message in messages %}[{{ message.role }}{% if message.name %} {{ message.name }}{% endif %}]"
@@ -63,7 +66,7 @@ class FakeEngine:
         self.model_config = SimpleNamespace(
             vocab_size=self.tokenizer.vocab_size, eos_token_ids=(EOS,), generation=GenerationDefaults()
         )
-        self._grammars = GrammarChecker(Path(), self.tokenizer, self.model_config)
+        self._grammars = GrammarChecker(EMBEDDED, self.tokenizer, self.model_config)
         self.chat_template = ChatTemplate({"default": TEMPLATE}, {})
         self.is_ready = True
         self.is_alive = True
@@ -86,6 +89,9 @@ class FakeEngine:
     async def shutdown(self) -> None:
         self._is_shut_down = True
         self.going.set()
+        await self.close_grammars()
+
+    async def close_grammars(self) -> None:
         await self._grammars.close()
 
     async def generate(
