@@ -61,7 +61,9 @@ class GrammarChecker:
         key = (params.kind, params.text)
         if key not in self._verdicts:
             if self._num_waiting >= MAX_WAITING:
-                raise Overloaded(f"{self._num_waiting} structured outputs wait to be compiled; try again later")
+                raise Overloaded(
+                    f"{self._num_waiting} structured outputs wait to be compiled; try again later"
+                )
             self._num_waiting += 1
             try:
                 async with self._turn:

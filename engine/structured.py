@@ -206,9 +206,7 @@ def check_model(tokenizer: Tokenizer, eos_token_ids: Sequence[int]) -> None:
         raise InvalidRequest(f"{PARAM}: this model has no token that ends its output", param=PARAM)
 
 
-def make_tokenizer(
-    tokenizer: Tokenizer, *, vocab_size: int, eos_token_ids: Sequence[int]
-) -> LLTokenizer:
+def make_tokenizer(tokenizer: Tokenizer, *, vocab_size: int, eos_token_ids: Sequence[int]) -> LLTokenizer:
     """The vocabulary as llguidance wants it. Raises `InvalidRequest` if outputs cannot be constrained."""
     from llguidance import LLTokenizer
 
@@ -335,7 +333,11 @@ def _structural_grammar(tag: Any) -> str:
     from llguidance import StructTag
 
     try:
-        if tag.get("type", "structural_tag") != "structural_tag" or set(tag) - {"type", "structures", "triggers"}:
+        if tag.get("type", "structural_tag") != "structural_tag" or set(tag) - {
+            "type",
+            "structures",
+            "triggers",
+        }:
             raise ValueError("its keys are type, structures and triggers")
         triggers: list[str] = list(tag["triggers"])
         tags: list[StructTag] = []

@@ -121,11 +121,15 @@ def check_regex(pattern: str) -> None:
             follows = not follows
             numbers = count.groups() if count else ()
             if largest := [number for number in numbers if number and int(number[:9]) > MAX_REPEATS]:
-                raise _invalid(f"regex: {item} repeats up to {largest[-1]:.12} times, {MAX_REPEATS} are allowed")
+                raise _invalid(
+                    f"regex: {item} repeats up to {largest[-1]:.12} times, {MAX_REPEATS} are allowed"
+                )
 
 
 _COUNT = re.compile(r"\{(\d+)(?:,(\d*))?\}")
-_REGEX_ITEM = re.compile(r"\\.|\[\^?\]?(?:\\.|\[:\^?\w+:\]|[^\]\\])*\]|\{\d+(?:,\d*)?\}|\(\?[^)(:]*[:)]|.", re.DOTALL)
+_REGEX_ITEM = re.compile(
+    r"\\.|\[\^?\]?(?:\\.|\[:\^?\w+:\]|[^\]\\])*\]|\{\d+(?:,\d*)?\}|\(\?[^)(:]*[:)]|.", re.DOTALL
+)
 
 
 def _regex_items(pattern: str) -> Iterator[tuple[int, str]]:

@@ -45,7 +45,10 @@ def _value(rng: random.Random, depth: int, refs: tuple[str, ...]) -> dict[str, A
         case "anyOf":
             return {"anyOf": [_value(rng, 3, refs), _value(rng, 3, refs)]}
         case "pattern":
-            return {"type": "string", "pattern": rng.choice(["^[a-z]{2,5}$", "^[0-9]{3}-[0-9]{4}$", "^(ab|c){1,4}d$"])}
+            return {
+                "type": "string",
+                "pattern": rng.choice(["^[a-z]{2,5}$", "^[0-9]{3}-[0-9]{4}$", "^(ab|c){1,4}d$"]),
+            }
         case "ref":
             return {"$ref": f"#/$defs/{rng.choice(refs)}"}
         case "object":

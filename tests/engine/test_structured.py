@@ -81,7 +81,9 @@ def test_500_random_schemas_are_always_satisfied(llm: LLM) -> None:
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0, 2.0])
-@pytest.mark.parametrize("pattern", [r"\d{3}-\d{4}", r"(yes|no)( yes){2,4}", r"[a-z]{3,9}@[a-z]+\.com?", "é{2}/x"])
+@pytest.mark.parametrize(
+    "pattern", [r"\d{3}-\d{4}", r"(yes|no)( yes){2,4}", r"[a-z]{3,9}@[a-z]+\.com?", "é{2}/x"]
+)
 def test_regex(llm: LLM, pattern: str, temperature: float) -> None:
     for choice in ask(llm, {"temperature": temperature, "seed": 1, "n": 4}, regex=pattern):
         assert choice.finish_reason == "length" or re.fullmatch(pattern, choice.text), choice.text
@@ -98,7 +100,10 @@ def test_choices_with_awkward_characters(llm: LLM) -> None:
 
 @pytest.mark.parametrize(
     "grammar",
-    ['root ::= "<" item ("," item)* ">"\nitem ::= [0-9] | "(" item ")"', "start: \"<\" item (\",\" item)* \">\"\nitem: /[0-9]/ | \"(\" item \")\""],
+    [
+        'root ::= "<" item ("," item)* ">"\nitem ::= [0-9] | "(" item ")"',
+        'start: "<" item ("," item)* ">"\nitem: /[0-9]/ | "(" item ")"',
+    ],
 )
 def test_grammars(llm: LLM, grammar: str) -> None:
     for choice in ask(llm, {"temperature": 1.5, "seed": 3, "n": 8}, grammar=grammar):
@@ -151,7 +156,10 @@ def test_streaming_equals_the_whole(llm: LLM) -> None:
 def test_preempted_outputs_are_the_same(llm: LLM) -> None:
     params = [
         SamplingParams(
-            temperature=1.0, seed=seed, max_tokens=200, structured_outputs=StructuredOutputsParams(json=SCHEMA)
+            temperature=1.0,
+            seed=seed,
+            max_tokens=200,
+            structured_outputs=StructuredOutputsParams(json=SCHEMA),
         )
         for seed in range(8)
     ]
@@ -248,7 +256,9 @@ def test_others_run_while_a_grammar_is_compiled(llm: LLM, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(GrammarCompiler, "_compile", slow)
     monkeypatch.setattr(GrammarCompiler, "compile", lambda *_: None)
-    params = SamplingParams(max_tokens=20, structured_outputs=StructuredOutputsParams(choice=["slow", "slower"]))
+    params = SamplingParams(
+        max_tokens=20, structured_outputs=StructuredOutputsParams(choice=["slow", "slower"])
+    )
     waiting = llm.stream(PROMPT, params)
     held = llm._add(llm.tokenizer.encode(PROMPT), params, None, 0)
     assert not llm.engine.has_work
