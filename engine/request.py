@@ -45,7 +45,8 @@ class Request:
         max_num_tokens: Prompt and output may not grow past this.
         is_penalized, adjusts_otherwise, adjusts_logits: Whether the parameters ask for penalties; for any
             change of the logits but a grammar's; for any. Derived once: the sampler asks at every step.
-        grammar: Which tokens may come next, if the parameters constrain the output. None until it is compiled.
+        grammar: Which tokens may come next, if the parameters constrain the output; None until it is
+            compiled.
         awaits_grammar: Whether it is still being compiled; such a request cannot run.
         seed: Seeds the noise of every token together with its position.
         num_cached_tokens: Prompt tokens found in the prefix cache at first admission.

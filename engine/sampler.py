@@ -50,8 +50,8 @@ class SamplerOutput:
 class Sampler:
     """Chooses the next token of each row.
 
-    The order is: masks of grammars, logit bias and other masks, penalties, then greedy choice, or temperature, top-k,
-    top-p among what is left, min-p, and a draw. Log-probabilities are those of the raw logits.
+    The order is: masks of grammars, logit bias and other masks, penalties, then greedy choice, or
+    temperature, top-k, top-p among what is left, min-p, and a draw. Log-probabilities are those of the raw logits.
     """
 
     def __init__(self) -> None:
@@ -78,8 +78,8 @@ class Sampler:
 
         adjusted = [i for i, request in enumerate(requests) if request.adjusts_logits]
         if adjusted:
-            best, tokens = self._adjust(logits, requests, adjusted, list(grammars), words)
-            greedy_tokens[torch.tensor(adjusted, device=logits.device)] = tokens
+            best, best_tokens = self._adjust(logits, requests, adjusted, list(grammars), words)
+            greedy_tokens[torch.tensor(adjusted, device=logits.device)] = best_tokens
             for i, value in zip(adjusted, best.tolist(), strict=True):
                 if i in grammars and grammars[i].failed:
                     errors.setdefault(i, GRAMMAR_FAILED)

@@ -1,4 +1,4 @@
-"""What a request may ask of the shape of its output. Immutable, and checked as far as no compiler is needed."""
+"""What form a request may ask of its output. Immutable, and checked as far as no compiler is needed."""
 
 from __future__ import annotations
 

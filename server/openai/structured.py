@@ -74,7 +74,7 @@ _GUIDED: dict[str, Literal["json", "regex", "choice", "grammar"]] = {
 
 
 def structured_params(fields: StructuredFields) -> StructuredOutputsParams | None:
-    """The constraint of a request, or None. Raises `InvalidRequest` if it is malformed, or if there are two."""
+    """The constraint of a request, or None. Raises `InvalidRequest` if it is malformed or there are two."""
     given = given_fields(fields)
     if not given:
         return None

@@ -13,14 +13,12 @@ import numpy as np
 import pytest
 import torch
 
-from random_schemas import random_schema
-
 from quire import LLM, SamplingParams, StructuredOutputsParams
 from quire.engine.outputs import CompletionOutput
 from quire.engine.structured import GrammarCompiler
 from quire.engine.token_masks import forbid
 from quire.errors import InvalidRequest, NoTokenAllowed
-
+from random_schemas import random_schema
 
 PROMPT = "Tell me about a person."
 SCHEMA = {

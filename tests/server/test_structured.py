@@ -116,8 +116,8 @@ async def test_the_engines_process_follows_a_schema() -> None:
             for choice in output.outputs:
                 assert choice.finish_reason == "stop"
                 jsonschema.validate(json.loads(choice.text), SCHEMA)
+        params = SamplingParams(structured_outputs=StructuredOutputsParams(regex="(a"))
         with pytest.raises(InvalidRequest, match="regex"):
-            params = SamplingParams(structured_outputs=StructuredOutputsParams(regex="(a"))
             await anext(engine.generate([5], params, request_id="r"))
     finally:
         await engine.shutdown()
