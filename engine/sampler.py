@@ -51,7 +51,8 @@ class Sampler:
     """Chooses the next token of each row.
 
     The order is: masks of grammars, logit bias and other masks, penalties, then greedy choice, or
-    temperature, top-k, top-p among what is left, min-p, and a draw. Log-probabilities are those of the raw logits.
+    temperature, top-k, top-p among what is left, min-p, and a draw. Log-probabilities are those of the
+    raw logits.
     """
 
     def __init__(self) -> None:
