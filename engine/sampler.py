@@ -120,11 +120,8 @@ class Sampler:
         Returns:
             The best logit and its token, for the adjusted rows.
         """
-        if words is not None and len(masked) == len(requests):
-            forbid(logits, words)
-        elif words is not None:
-            rows = torch.tensor(masked, device=logits.device)
-            logits[rows] = forbid(logits[rows], words)
+        if words is not None:
+            forbid(logits, words, masked)
         others = [i for i in adjusted if requests[i].adjusts_otherwise]
         if others:
             rows = torch.tensor(others, device=logits.device)

@@ -53,19 +53,36 @@ def _allow_all_eos(words: Words, eos_token_ids: Sequence[int]) -> None:
         words[:, token // 32] |= bits << np.uint32(token % 32)
 
 
-def forbid(logits: Tensor, words: Words) -> Tensor:
-    """Sets the logits of tokens whose bit is 0 to minus infinity.
+def _penalties_by_byte() -> NDArray[np.float32]:
+    """`[256, 8]`: what the eight bits of a byte add to the logits of their tokens."""
+    bits = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
+    return np.where(bits, np.float32(0), np.float32(-np.inf))
+
+
+_PENALTIES = _penalties_by_byte()
+
+
+def forbid(logits: Tensor, words: Words, rows: Sequence[int]) -> None:
+    """Sets the logits of tokens whose bit is 0 to minus infinity, in place. What is NaN remains it.
 
     Args:
-        logits: `[R, vocab]`; overwritten and returned.
-        words: The masks of these rows.
+        logits: fp32 `[R, vocab]`.
+        words: The masks of some rows.
+        rows: Which ones.
     """
     vocab_size = logits.shape[1]
     if logits.device.type == "cpu":
-        forbidden = np.unpackbits((~words).view(np.uint8), axis=1, count=vocab_size, bitorder="little")
-        mask = torch.from_numpy(forbidden.view(np.bool_))
-    else:  # 32 times fewer bytes go over the bus
-        packed = torch.from_numpy(words.view(np.int32)).to(logits.device)
-        shifts = torch.arange(32, dtype=torch.int32, device=logits.device)
-        mask = (packed[:, :, None] >> shifts & 1 == 0).flatten(1)[:, :vocab_size]
-    return logits.masked_fill_(mask, float("-inf"))
+        # Row by row, so that what is added stays in the cache: masked_fill_ takes 25 times as long.
+        values = logits.numpy()
+        for row, mask in zip(rows, words, strict=True):
+            values[row] += np.take(_PENALTIES, mask.view(np.uint8), axis=0).reshape(-1)[:vocab_size]
+        return
+    # The bits go over the bus, 32 times fewer bytes than what they become.
+    packed = torch.from_numpy(words.view(np.int32)).to(logits.device)
+    shifts = torch.arange(32, dtype=torch.int32, device=logits.device)
+    forbidden = (packed[:, :, None] >> shifts & 1 == 0).flatten(1)[:, :vocab_size]
+    if len(rows) == logits.shape[0]:
+        logits.masked_fill_(forbidden, float("-inf"))
+    else:
+        chosen = torch.tensor(rows, device=logits.device)
+        logits[chosen] = logits[chosen].masked_fill(forbidden, float("-inf"))
