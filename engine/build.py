@@ -22,6 +22,7 @@ from ..models.config import ModelConfig
 from ..models.loader import load_model
 from ..models.parallel import Ranks
 from ..models.sharding import check_ranks, kv_heads_of
+from ..models.tokenizer import Tokenizer
 from ..models.weight_cache import WeightCache
 from .block_manager import BlockManager
 from .config import EngineConfig
@@ -39,6 +40,7 @@ from .memory import (
 from .model_runner import ModelRunner
 from .profile import run_largest_step
 from .scheduler import Scheduler
+from .structured import GrammarCompiler
 from .tensor_parallel import NOT_RECORDED, ParallelModel, Workers, for_workers, thread_share
 
 logger = logging.getLogger(__name__)
@@ -171,6 +173,11 @@ def _build(
         max_model_len=choice.max_model_len,
         eos_token_ids=choice.config.eos_token_ids,
         seed=config.seed,
+        grammars=GrammarCompiler(
+            lambda: Tokenizer.from_folder(choice.folder),
+            vocab_size=choice.config.vocab_size,
+            eos_token_ids=choice.config.eos_token_ids,
+        ),
     )
     return engine, choice, plan
 

@@ -10,12 +10,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from ..errors import RankFailed
+from ..errors import GrammarFailed, RankFailed
 from .outputs import FinishReason
 from .request import FinishedRequest, Request
 from .sampling_params import SEED_LIMIT, SamplingParams
 from .scheduler import ModelRunnerOutput, ScheduledChunk, Scheduler, SchedulerOutput, TokenDelta
 from .stats import EngineStats
+from .structured import GrammarCompiler
 
 logger = logging.getLogger(__name__)
 
@@ -80,6 +81,7 @@ class Engine:
         eos_token_ids: The model's end-of-sequence tokens.
         seed: Seeds the seeds of requests without one; None takes the system's randomness.
         clock: Seconds, monotonic.
+        grammars: Compiles the constraints of structured outputs; without it, no request may have one.
     """
 
     def __init__(
@@ -91,7 +93,9 @@ class Engine:
         eos_token_ids: Sequence[int],
         seed: int | None = None,
         clock: Callable[[], float] = time.monotonic,
+        grammars: GrammarCompiler | None = None,
     ) -> None:
+        self.grammars = grammars
         self.scheduler = scheduler
         self.runner = runner
         self.max_model_len = max_model_len
@@ -103,28 +107,35 @@ class Engine:
 
     @property
     def has_unfinished(self) -> bool:
-        """Whether there is work."""
+        """Whether there is any request."""
         return self.scheduler.has_unfinished
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a step would do anything at once: not if all requests wait for their grammars."""
+        return self.scheduler.has_schedulable or (self.grammars is not None and self.grammars.has_results)
 
     def add_request(self, request: EngineRequest) -> None:
         """Queues a request that `check_request` has passed. Raises `Overloaded` if the queue is full."""
         leader = self.scheduler.requests.get(request.leader_id) if request.leader_id else None
         self._num_arrivals += 1
-        self.scheduler.add(
-            Request(
-                request.request_id,
-                request.prompt_token_ids,
-                request.params,
-                max_model_len=self.max_model_len,
-                eos_token_ids=self.eos_token_ids,
-                priority=request.priority,
-                cache_salt=request.cache_salt,
-                leader=leader,
-                seed=self._seeds.randrange(SEED_LIMIT),
-                arrival=self._num_arrivals,
-                arrival_time=request.arrival_time or self.clock(),
-            )
+        added = Request(
+            request.request_id,
+            request.prompt_token_ids,
+            request.params,
+            max_model_len=self.max_model_len,
+            eos_token_ids=self.eos_token_ids,
+            priority=request.priority,
+            cache_salt=request.cache_salt,
+            leader=leader,
+            seed=self._seeds.randrange(SEED_LIMIT),
+            arrival=self._num_arrivals,
+            arrival_time=request.arrival_time or self.clock(),
         )
+        self.scheduler.add(added)
+        if added.awaits_grammar:
+            assert self.grammars is not None, "this engine was built without a compiler of grammars"
+            self.grammars.submit(added)
 
     def abort(self, request_id: str, reason: FinishReason = "abort") -> None:
         """Ends a request and frees its blocks; unknown ids are those that have ended already."""
@@ -135,12 +146,30 @@ class Engine:
         return self.scheduler.take_finished()
 
     def step(self) -> list[TokenDelta]:
-        """One step: schedule, execute, update."""
+        """One step: schedule, execute, update.
+
+        If all requests wait for their grammars, it waits for one of these first.
+        """
+        failed = self._take_grammars()
         scheduled = self.scheduler.schedule()
         output = self._execute(scheduled)
-        deltas = self.scheduler.update(scheduled, output)
+        deltas = failed + self.scheduler.update(scheduled, output)
         self._count(scheduled, deltas)
         return deltas
+
+    def _take_grammars(self) -> list[TokenDelta]:
+        """Lets requests in whose grammars are compiled; ends those whose grammars cannot be."""
+        failed: list[TokenDelta] = []
+        if self.grammars is None:
+            return failed
+        for request, grammar in self.grammars.take(wait=not self.scheduler.has_schedulable):
+            if grammar is not None:
+                request.grammar = grammar
+                self.scheduler.waiting.admit(request)
+            elif self.scheduler.abort(request.request_id, "error"):
+                code = GrammarFailed.default_code
+                failed.append(TokenDelta(request.request_id, [], 0, finish_reason="error", error=code))
+        return failed
 
     def stats(self) -> EngineStats:
         """The figures of this moment. The object is the engine's own and changes with the next step."""

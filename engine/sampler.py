@@ -14,13 +14,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..errors import GrammarFailed, NoTokenAllowed
 from ..kernels import ops
 from . import noise
 from .request import Request
 from .scheduler import RawLogprobs
+from .structured import OutputGrammar
+from .token_masks import TokenMasks, Words, forbid
 
 NUMERICAL_ERROR = "numerical_error"
 """The code of `errors.NumericalError`."""
+
+NO_TOKEN_ALLOWED = str(NoTokenAllowed.default_code)
+GRAMMAR_FAILED = str(GrammarFailed.default_code)
 
 NUM_CANDIDATES = 1024
 """Most likely tokens among which top-p is looked for before the whole vocabulary is sorted."""
@@ -44,9 +50,13 @@ class SamplerOutput:
 class Sampler:
     """Chooses the next token of each row.
 
-    The order is: logit bias and masks, penalties, then greedy choice, or temperature, top-k,
-    top-p among what is left, min-p, and a draw. Log-probabilities are those of the raw logits.
+    The order is: masks of grammars, logit bias and other masks, penalties, then greedy choice, or
+    temperature, top-k, top-p among what is left, min-p, and a draw. Log-probabilities are those of the
+    raw logits.
     """
+
+    def __init__(self) -> None:
+        self._masks = TokenMasks()
 
     def sample(self, logits: Tensor, requests: Sequence[Request]) -> SamplerOutput:
         """Samples one token per row.
@@ -55,19 +65,27 @@ class Sampler:
             logits: fp32 `[R, vocab]`; overwritten.
             requests: The R requests; each samples its token at position `request.num_tokens`.
         """
+        grammars = {i: g for i, r in enumerate(requests) if isinstance(g := r.grammar, OutputGrammar)}
+        # Before anything waits for the logits: a GPU computes them in the meantime.
+        words = self._masks.compute(list(grammars.values()), logits.shape[1]) if grammars else None
         best, greedy_tokens = ops.argmax(logits)
         # argmax gives NaN for a row that has one, so a poisoned row shows in its maximum. This is Python and
         # not torch because a step has just streamed all weights through the caches: each operation of
         # torch then costs some 30 us, which a step of one request feels.
         failed = [i for i, value in enumerate(best.tolist()) if not math.isfinite(value)]
+        errors = dict.fromkeys(failed, NUMERICAL_ERROR)
         wanted = [i for i, request in enumerate(requests) if request.params.logprobs is not None]
         raw = logits[wanted] if wanted else None
 
         adjusted = [i for i, request in enumerate(requests) if request.adjusts_logits]
         if adjusted:
-            rows = torch.tensor(adjusted, device=logits.device)
-            logits[rows] = adjust(logits[rows], [requests[i] for i in adjusted])
-            greedy_tokens[rows] = ops.argmax(logits[rows])[1]
+            best, best_tokens = self._adjust(logits, requests, adjusted, list(grammars), words)
+            greedy_tokens[torch.tensor(adjusted, device=logits.device)] = best_tokens
+            for i, value in zip(adjusted, best.tolist(), strict=True):
+                if i in grammars and grammars[i].failed:
+                    errors.setdefault(i, GRAMMAR_FAILED)
+                elif value == float("-inf"):
+                    errors.setdefault(i, NO_TOKEN_ALLOWED)
         drawn = [i for i, request in enumerate(requests) if not request.params.greedy]
         if drawn:
             rows = torch.tensor(drawn, device=logits.device)
@@ -75,12 +93,42 @@ class Sampler:
             greedy_tokens[rows] = draw(chosen, [requests[i] for i in drawn])
 
         tokens: list[int] = greedy_tokens.tolist()
-        output = SamplerOutput(tokens, errors=dict.fromkeys(failed, NUMERICAL_ERROR))
+        output = SamplerOutput(tokens, errors=errors)
         if raw is not None:
             nums = [requests[i].params.logprobs or 0 for i in wanted]
             entries = gather_logprobs(raw, [tokens[i] for i in wanted], nums)
             output.logprobs = dict(zip(wanted, entries, strict=True))
         return output
+
+    def _adjust(
+        self,
+        logits: Tensor,
+        requests: Sequence[Request],
+        adjusted: list[int],
+        masked: list[int],
+        words: Words | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Masks and adjusts rows of the logits in place.
+
+        Args:
+            logits: `[R, vocab]`.
+            requests: The R requests.
+            adjusted: The rows that change in any way.
+            masked: Those of them that follow grammars.
+            words: The masks of the latter.
+
+        Returns:
+            The best logit and its token, for the adjusted rows.
+        """
+        if words is not None:
+            forbid(logits, words, masked)
+        others = [i for i in adjusted if requests[i].adjusts_otherwise]
+        if others:
+            rows = torch.tensor(others, device=logits.device)
+            logits[rows] = adjust(logits[rows], [requests[i] for i in others])
+        if len(adjusted) == len(requests):
+            return ops.argmax(logits)
+        return ops.argmax(logits[torch.tensor(adjusted, device=logits.device)])
 
 
 def adjust(logits: Tensor, requests: Sequence[Request]) -> Tensor:

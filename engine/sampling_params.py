@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ..errors import InvalidRequest
+from .structured_params import StructuredOutputsParams
 
 MAX_CHOICES = 128
 MAX_STOP_STRINGS = 16
@@ -75,6 +76,7 @@ class SamplingParams:
         logprobs: Return the log-probability of each token and of this many most likely ones.
         prompt_logprobs: The same for the tokens of the prompt.
         skip_special_tokens: Whether the text leaves special tokens out.
+        structured_outputs: A form that the output must have.
     """
 
     n: int = 1
@@ -97,6 +99,7 @@ class SamplingParams:
     logprobs: int | None = None
     prompt_logprobs: int | None = None
     skip_special_tokens: bool = True
+    structured_outputs: StructuredOutputsParams | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.stop, str):
@@ -123,6 +126,20 @@ class SamplingParams:
             _number("logit_bias", bias, -100.0, 100.0)
         if self.allowed_token_ids is not None and not self.allowed_token_ids:
             raise InvalidRequest("allowed_token_ids must not be empty", param="allowed_token_ids")
+        if self.structured_outputs is not None:
+            self._check_structured_outputs()
+
+    def _check_structured_outputs(self) -> None:
+        if not isinstance(self.structured_outputs, StructuredOutputsParams):
+            raise InvalidRequest(
+                f"structured_outputs must be StructuredOutputsParams, got {_shown(self.structured_outputs)}",
+                param="structured_outputs",
+            )
+        if self.ignore_eos:
+            raise InvalidRequest(
+                "ignore_eos and structured_outputs exclude each other: a complete output is ended by EOS",
+                param="ignore_eos",
+            )
 
     def _check_lengths(self) -> None:
         if self.max_tokens is not None:

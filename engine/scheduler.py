@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from ..errors import Overloaded
+from ..errors import GrammarFailed, Overloaded
 from .block_manager import BlockManager
 from .outputs import FinishReason
 from .request import FinishedRequest, Request, RequestStatus
@@ -140,6 +140,11 @@ class Scheduler:
         """Whether any request waits or runs."""
         return bool(self.requests)
 
+    @property
+    def has_schedulable(self) -> bool:
+        """Whether any request could run: those whose grammars are being compiled cannot."""
+        return len(self.requests) > self.waiting.num_held
+
     def add(self, request: Request) -> None:
         """Queues a request. Raises `Overloaded` if the queue is full.
 
@@ -229,18 +234,33 @@ class Scheduler:
         return deltas
 
     def _append(self, request: Request, token: int, delta: TokenDelta) -> TokenDelta:
-        """Appends a sampled token and ends the request if it was the last one."""
+        """Appends a sampled token, and those forced behind it; ends the request if it was the last one."""
         if request.num_prompt_tokens >= request.max_num_tokens:
             # Only the prompt was to be scored.
             delta.token_ids, delta.logprobs = [], ()
             return self._end(request, delta, "length")
+        if self._take(request, token, delta) or request.grammar is None:
+            return delta
+        # What the grammar forces is computed in the next step: the request has fallen behind by so much.
+        while request.jumps_ahead and (forced := request.grammar.forced()):
+            for token in forced:
+                delta.token_ids.append(token)
+                if self._take(request, token, delta):
+                    return delta
+        return delta
+
+    def _take(self, request: Request, token: int, delta: TokenDelta) -> bool:
+        """Appends a token that stands in the delta; returns whether the request has ended with it."""
         request.token_ids.append(token)
         if token in request.stop_token_ids and request.num_output_tokens > request.params.min_tokens:
             delta.stop_token = token
-            return self._end(request, delta, "stop")
-        if len(request.token_ids) >= request.max_num_tokens:
-            return self._end(request, delta, "length")
-        return delta
+            self._end(request, delta, "stop")
+        elif len(request.token_ids) >= request.max_num_tokens:
+            self._end(request, delta, "length")
+        elif request.grammar is not None and not request.grammar.advance(token):
+            delta.token_ids, delta.error = [], GrammarFailed.default_code
+            self._end(request, delta, "error")
+        return request.is_finished
 
     def _end(self, request: Request, delta: TokenDelta, reason: FinishReason) -> TokenDelta:
         self._finish(request, reason)

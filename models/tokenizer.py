@@ -187,6 +187,11 @@ class Tokenizer:
             found = self._bytes[token] = b"" if name is None else self._spelling.encode(name)
         return found
 
+    @property
+    def has_exact_bytes(self) -> bool:
+        """Whether a text is its tokens' bytes one after another, whatever stands beside a token."""
+        return self._spelling.kind != "other"
+
     @cached_property
     def max_token_bytes(self) -> int:
         """The length of the longest token, in bytes.

@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from ...engine.outputs import CompletionOutput
 from ...engine.sampling_params import MAX_LOGPROBS
+from ...engine.structured_params import StructuredOutputsParams
 from ...errors import InvalidRequest
 from ..answers import AnswerFormat, find_format
 from ..context import RequestRecord, ServerContext
@@ -42,6 +43,7 @@ from .protocol import (
     ChatCompletionRequest,
     ChatLogprobs,
 )
+from .structured import given_fields, rename_param
 from .tools import Tools, read_tools
 from .turns import Turn
 
@@ -54,6 +56,7 @@ async def create_chat_completion(context: ServerContext, request: Request) -> Re
     try:
         return await _answer(context, request, body)
     except InvalidRequest as error:
+        rename_param(error, body)
         if error.param == "max_tokens" and body.max_completion_tokens is not None:
             error.param = "max_completion_tokens"
         raise
@@ -114,7 +117,8 @@ async def _chat(context: ServerContext, request: Request, body: ChatCompletionRe
     tools = read_tools(body)
     prompt = await render_prompt(context, body, tools)
     answer_format = _answer_format(context, body, prompt, tools)
-    _constrain(context, tools, answer_format)
+    if (constraint := _constraint(context, body, tools, answer_format)) is not None:
+        params = replace(params, structured_outputs=constraint)
     if answer_format.needs_special_tokens:
         params = replace(params, skip_special_tokens=False)
     (tokens,) = await encode(context, [prompt.text], add_special_tokens=body.add_special_tokens is True)
@@ -122,16 +126,23 @@ async def _chat(context: ServerContext, request: Request, body: ChatCompletionRe
     return _Chat(job, tools, answer_format)
 
 
-def _constrain(context: ServerContext, tools: Tools, answer_format: AnswerFormat) -> None:
-    """Holds the answer to the calls that `tool_choice` demands."""
+def _constraint(
+    context: ServerContext, body: ChatCompletionRequest, tools: Tools, answer_format: AnswerFormat
+) -> StructuredOutputsParams | None:
+    """What holds the answer to the calls that `tool_choice` demands."""
+    if answer_format.tools is None or not tools.functions or tools.choice == "none":
+        return None
+    if given := given_fields(body):
+        # Nothing could be called in an answer that has this form.
+        raise InvalidRequest(
+            f"{given[0]} and tools exclude each other, but for tool_choice none", param=given[0]
+        )
     token_id = context.engine.tokenizer.special_tokens.get
-    if answer_format.tools is None or not tools.functions:
-        return
     rule = ""
     if (reasoning := answer_format.model.reasoning) is not None:
         mark = CallGrammar(tools.functions, token_id).mark
         rule = reasoning.rule(mark, is_open=answer_format.reasoning_is_open)
-    tool_constraint(
+    return tool_constraint(
         tools.functions, tools.choice, answer_format.tools, token_id, many=tools.many, reasoning=rule
     )
 

@@ -11,19 +11,14 @@ from typing import Any, Literal
 import msgspec
 
 from .message_protocol import AnswerMessage, Delta, Message, NamedToolChoice, Tool
+from .structured import StructuredFields
 
 # What quire knows and does not do, with the values by which a client asks for nothing special.
 UNSUPPORTED: dict[str, tuple[object, ...]] = {
     "bad_words": ([],),
-    "guided_choice": (),
-    "guided_grammar": (),
-    "guided_json": (),
-    "guided_regex": (),
     "length_penalty": (1, 1.0),
     "prompt_embeds": (),
-    "response_format": ({"type": "text"},),
     "return_tokens_as_token_ids": (False,),
-    "structured_outputs": (),
     "truncate_prompt_tokens": (),
     "use_beam_search": (False,),
 }
@@ -49,7 +44,7 @@ class StreamOptions(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     include_usage: bool | None = None
 
 
-class SamplingFields(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+class SamplingFields(StructuredFields, forbid_unknown_fields=True, kw_only=True):
     """What completions and chat completions have in common."""
 
     model: str | None = None

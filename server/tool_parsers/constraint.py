@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Callable, Sequence
 
-from ...errors import InvalidRequest
+from ...engine.structured_params import StructuredOutputsParams
 from .base import Function, ToolParser
 
 # As models are trained to write JSON. With white space at will, one could fill its context with it.
@@ -98,17 +98,10 @@ def tool_constraint(
     *,
     many: bool,
     reasoning: str = "",
-) -> None:
-    """What the sampler must keep to for a `tool_choice` of none, auto, required or named.
-
-    Raises `InvalidRequest` for the latter two: nothing can hold an answer to a grammar yet.
-    """
+) -> StructuredOutputsParams | None:
+    """What the sampler must keep to for a `tool_choice` of none, auto, required or named."""
     if choice in ("none", "auto"):
-        return
-    tool_grammar(functions, parser, token_id, many=many, reasoning=reasoning)
-    shown = "a named function" if choice == "named" else repr(choice)
-    raise InvalidRequest(
-        f"tool_choice: {shown} is not supported yet; use 'auto' or 'none'",
-        param="tool_choice",
-        code="unsupported_parameter",
+        return None
+    return StructuredOutputsParams(
+        grammar=tool_grammar(functions, parser, token_id, many=many, reasoning=reasoning)
     )

@@ -10,13 +10,16 @@ import asyncio
 import itertools
 import os
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
+import quire
 from quire.engine.async_engine import StatsListener
 from quire.engine.config import EngineConfig
+from quire.engine.grammar_checker import GrammarChecker
 from quire.engine.input_check import check_request
 from quire.engine.output_processor import OutputProcessor
 from quire.engine.outputs import RequestOutput
@@ -30,6 +33,8 @@ from quire.models.config import GenerationDefaults
 from quire.models.tokenizer import Tokenizer
 
 EOS = 256
+EMBEDDED = Path(quire.__file__).parent / "models" / "embedded" / "weights"
+"""A tokenizer on disk, for the process that tries grammars; which one makes no difference to it."""
 BLOCK_SIZE = 16
 TEMPLATE = (
     "{% for message in messages %}[{{ message.role }}{% if message.name %} {{ message.name }}{% endif %}]"
@@ -70,6 +75,7 @@ class FakeEngine:
         self.model_config = SimpleNamespace(
             vocab_size=self.tokenizer.vocab_size, eos_token_ids=(EOS,), generation=GenerationDefaults()
         )
+        self._grammars = GrammarChecker(EMBEDDED, self.tokenizer, self.model_config)
         self.chat_template = ChatTemplate({"default": template}, {})
         self.is_ready = True
         self.is_alive = True
@@ -92,6 +98,10 @@ class FakeEngine:
     async def shutdown(self) -> None:
         self._is_shut_down = True
         self.going.set()
+        await self.close_grammars()
+
+    async def close_grammars(self) -> None:
+        await self._grammars.close()
 
     async def generate(
         self,
@@ -109,6 +119,8 @@ class FakeEngine:
             max_model_len=self.max_model_len,
             eos_token_ids=(EOS,),
         )
+        if params.structured_outputs is not None:
+            await self._grammars.check(params.structured_outputs)
         self.seen.append((prompt_token_ids, params, priority, cache_salt))
         if self.refuse_with is not None:
             raise self.refuse_with

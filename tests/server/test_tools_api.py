@@ -172,8 +172,8 @@ def tool(**function: Any) -> dict[str, Any]:
         ({"tools": [TIME], "tool_choice": NAMED}, "tool_choice"),
         ({"tools": [TIME], "tool_choice": "perhaps"}, "tool_choice"),
         ({"tools": [TIME], "tool_choice": {"type": "custom"}}, "tool_choice.type"),
-        ({"tools": [TIME], "tool_choice": "required"}, "tool_choice"),
-        ({"tools": [WEATHER], "tool_choice": NAMED}, "tool_choice"),
+        ({"tools": [TIME], "response_format": {"type": "json_object"}}, "response_format"),
+        ({"tools": [TIME], "tool_choice": "required", "guided_regex": "a"}, "guided_regex"),
         ({"tools": [tool(name="")]}, "tools[0].function.name"),
         ({"tools": [TIME, tool(name="a b")]}, "tools[1].function.name"),
         ({"tools": [tool(name="f" * 65)]}, "tools[0].function.name"),
@@ -194,6 +194,18 @@ async def test_refusals(body: dict[str, Any], param: str) -> None:
         assert response.status_code == 400, response.text
         assert response.json()["error"]["param"] == param
         assert served.engine.seen == []
+
+
+@pytest.mark.parametrize("choice", ["required", NAMED])
+async def test_calls_that_are_demanded_hold_the_sampler(choice: Any) -> None:
+    async with serve_in_process(engine()) as served:
+        response = await served.chat(messages=HI, tools=[WEATHER, TIME], tool_choice=choice)
+        assert response.status_code == 200, response.text
+        constraint = served.engine.seen[0].structured_outputs
+        assert "get_weather" in constraint.grammar
+        assert ("get_time" in constraint.grammar) == (choice == "required")
+        response = await served.chat(messages=HI, tools=[WEATHER, TIME], tool_choice="auto")
+        assert served.engine.seen[1].structured_outputs is None
 
 
 async def test_a_model_whose_format_is_not_known() -> None:
