@@ -251,15 +251,15 @@ def mass_of_top_k(x_ptr, length, peak, temperature, threshold, top_k, TILE: tl.c
 
 @triton.jit
 def draw(
-    x_ptr, ids_ptr, has_ids, length, peak, temperature, threshold, seed, position, TILE: tl.constexpr
+    x_ptr, ids_ptr, num_ids, length, peak, temperature, threshold, seed, position, TILE: tl.constexpr
 ):
-    """The token that wins the race among those of at least a weight."""
+    """The token that wins the race among those of at least a weight; without ids, places are tokens."""
     best, token = tl.full((), -2.0, tl.float32), tl.full((), NO_TOKEN, tl.int32)
     for start in range(0, length, TILE):
         place = start + tl.arange(0, TILE)
         x = tl.load(x_ptr + place, mask=place < length, other=float("-inf"))
-        ids = tl.load(ids_ptr + place, mask=(place < length) & has_ids, other=0)
-        ids = tl.where(has_ids, ids, place)
+        ids = tl.load(ids_ptr + place, mask=place < num_ids, other=0)
+        ids = tl.where(place < num_ids, ids, place)
         word0, word1, word2, word3 = words_of_blocks(ids // 4, seed, position)
         words = tl.where(ids % 4 == 0, word0, word1)
         words = tl.where(ids % 4 < 2, words, tl.where(ids % 4 == 2, word2, word3))
@@ -321,7 +321,7 @@ def rows_kernel(
         token = draw(
             x_ptr,
             candidate_ids_ptr + row * room,
-            collected,
+            tl.where(collected, number, 0),
             length,
             peak,
             temperature,
