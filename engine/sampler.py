@@ -172,7 +172,9 @@ def draw_by_race(logits: Tensor, requests: Sequence[Request]) -> Tensor:
     )
     # torch has no unsigned 64-bit arithmetic: a seed's upper half are negative numbers.
     seeds = [(r.seed + (1 << 63)) % (1 << 64) - (1 << 63) for r in requests]
-    integers = torch.tensor([seeds, [r.num_tokens for r in requests], [p.top_k for p in params]])
+    integers = torch.tensor(
+        [seeds, [r.num_tokens for r in requests], [min(p.top_k, logits.shape[1]) for p in params]]
+    )
     if logits.is_cuda:  # from pinned memory, a copy needs no wait
         floats, integers = floats.pin_memory(), integers.pin_memory()
     temperature, top_p, min_p = floats.to(logits.device, non_blocking=True)

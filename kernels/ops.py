@@ -218,7 +218,9 @@ def _unpacked(_ids: torch.Tensor, weight: Any, _dtype: torch.dtype) -> str | Non
     return None if weight.data.numel() else "only another kernel's packed form of the matrix is there"
 
 
-def _experts(x: torch.Tensor, router_logits: torch.Tensor, gate_up: torch.Tensor, *_: Any, **__: Any) -> str | None:
+def _experts(
+    x: torch.Tensor, router_logits: torch.Tensor, gate_up: torch.Tensor, *_: Any, **__: Any
+) -> str | None:
     if x.dtype != gate_up.dtype:
         return f"no kernel for {x.dtype} with experts of {gate_up.dtype}"
     return None if router_logits.shape[1] <= 1024 else "no kernel for more than 1024 experts"

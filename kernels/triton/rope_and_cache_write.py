@@ -54,7 +54,9 @@ def load_heads(x_ptr, head_stride, heads, inside, SIZE, HALF, HALF_BLOCK: tl.con
 
 
 @triton.jit
-def normalize(first, second, third, weight_ptr, eps, SIZE, HALF, HALF_BLOCK: tl.constexpr, REST: tl.constexpr):
+def normalize(
+    first, second, third, weight_ptr, eps, SIZE, HALF, HALF_BLOCK: tl.constexpr, REST: tl.constexpr
+):
     """Each head's RMS norm; channels that are not there are zeros."""
     a, b, c = first.to(tl.float32), second.to(tl.float32), third.to(tl.float32)
     total = tl.sum(a * a, 1) + tl.sum(b * b, 1) + tl.sum(c * c, 1)

@@ -173,4 +173,6 @@ def test_what_does_not_fit_is_refused(device: torch.device) -> None:
         rope_and_cache_write(*inputs, step.kv_cache[..., :15], step.meta)
     with pytest.raises(ValueError, match="one dtype"):
         rope_and_cache_write(step.q.half(), step.k, step.v, cos_sin, step.kv_cache, step.meta)
-    assert not len(rope_and_cache_write(step.q[:0], step.k[:0], step.v[:0], cos_sin, step.kv_cache, step.meta))
+    assert not len(
+        rope_and_cache_write(step.q[:0], step.k[:0], step.v[:0], cos_sin, step.kv_cache, step.meta)
+    )
