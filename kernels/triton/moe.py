@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import triton
@@ -82,7 +83,7 @@ def route_kernel(
     chances = tl.exp(x - tl.max(x, 0))
     chances /= tl.sum(chances, 0)
     weights, chosen = tl.zeros((CHOICES,), tl.float32), tl.zeros((CHOICES,), tl.int32)
-    for i in tl.static_range(TOP_K):
+    for i in tl.static_range(TOP_K):  # pyright: ignore[reportGeneralTypeIssues]
         best = tl.max(chances, 0)
         which = tl.min(tl.where(chances == best, expert, NO_EXPERT), 0)
         which = tl.minimum(which, num_experts - 1)  # a token with a NaN has no best
@@ -226,7 +227,7 @@ def reduce_kernel(x_ptr, weights_ptr, y_ptr, size, TOP_K: tl.constexpr, BLOCK: t
     token = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     total = tl.zeros((BLOCK,), tl.float32)
-    for i in tl.static_range(TOP_K):
+    for i in tl.static_range(TOP_K):  # pyright: ignore[reportGeneralTypeIssues]
         x = tl.load(x_ptr + (token * TOP_K + i) * size + columns, mask=columns < size, other=0.0)
         total += x.to(tl.float32) * tl.load(weights_ptr + token * TOP_K + i)
     tl.store(y_ptr + token * size + columns, total.to(y_ptr.dtype.element_ty), mask=columns < size)
@@ -377,7 +378,7 @@ def compile_cases() -> Iterator[CompileCase]:
 
 
 def _case(
-    kernel: triton.JITFunction, name: str, dtype: str, constants: dict[str, int], warps: int, stages: int
+    kernel: Any, name: str, dtype: str, constants: dict[str, int], warps: int, stages: int
 ) -> CompileCase:
     names: list[str] = kernel.arg_names
     types = {**_TYPES, **dict.fromkeys(("x_ptr", "y_ptr", "weight_ptr"), f"*{dtype}")}

@@ -1,7 +1,7 @@
 """The heads of a step made ready for attention: q and k normalised and turned, k and v written to the cache.
 
     x = x / sqrt(mean(x^2) + eps) * weight                       (per head, as Qwen3 does; optional)
-    x[i], x[i + half] = x[i] cos - x[i + half] sin, x[i + half] cos + x[i] sin       (RoFormer, Su et al., 2021)
+    x[i], x[i + half] = x[i] cos - x[i + half] sin, x[i + half] cos + x[i] sin  (RoFormer, Su et al., 2021)
 
 One program has some heads of q, k or v of one token in registers: they are read once, and written once, to
 where they stay. Sums are those of a head by itself.

@@ -118,7 +118,7 @@ def pivots_kernel(
         weights = weigh(x, peak, temperature)
         partial_ptr += (row * num_pieces + piece) * 2 * NUM_PIVOTS
         pivot = 1.0
-        for i in tl.static_range(NUM_PIVOTS):
+        for i in tl.static_range(NUM_PIVOTS):  # pyright: ignore[reportGeneralTypeIssues]
             pivot *= PIVOT_BASE
             above = weights >= pivot
             tl.store(partial_ptr + i, tl.sum(above.to(tl.float32), 0))

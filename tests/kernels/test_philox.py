@@ -1,4 +1,4 @@
-"""The noise of draws against the published vectors of Philox4x32-10, the engine's own, and its distribution."""
+"""The noise of draws against the published vectors of Philox4x32-10 and the engine's own noise."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_a_tokens_word_is_that_of_its_counter() -> None:
 
 
 def test_exponential_is_a_logarithm_down_to_the_smallest_word() -> None:
-    words = torch.tensor([0, 1, 1000, 1 << 20, (1 << 28) - 1, 1 << 28, 1 << 31, (1 << 32) - (1 << 12)])
+    words = torch.tensor([0, 1, 1000, 1 << 20, (1 << 28) - 1, 1 << 28, 1 << 31, (1 << 32) - (1 << 20)])
     exact = [-math.log1p(-(w + 0.5) / 2**32) for w in words.tolist()]
     actual = philox.exponential(words)
     assert actual.dtype == torch.float32

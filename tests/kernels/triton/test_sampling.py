@@ -73,7 +73,7 @@ def steps(rows: int, vocab: int, seed: int = 0, spread: float = 3.0) -> Tensor:
 
 
 def is_close_call(rows: Rows, row: int) -> bool:
-    """Whether the two fastest of a row's race, or a sum and its target, are so close that rounding decides."""
+    """Whether the two fastest of a row's race, or a sum and its target, are too close to tell."""
     one = rows[[row]]
     vocab = one.logits.shape[1]
     noise = philox.exponential(philox.token_words(one.seeds, one.positions, vocab)).double()[0]
@@ -214,7 +214,7 @@ def test_draws_follow_the_distribution(
     assert torch.equal(sample(*arguments(rows[0:12])), tokens[:12])
 
 
-@pytest.mark.parametrize(("settings", "power"), [({}, 1), ({"temperature": 0.5}, 2), ({"top_k": 5}, 1)])
+@pytest.mark.parametrize(("settings", "power"), [({}, 1), ({"temperature": 0.5}, 2)])
 def test_the_kernels_draws_follow_the_distribution(
     settings: dict[str, float], power: int, device: torch.device
 ) -> None:
@@ -223,7 +223,6 @@ def test_the_kernels_draws_follow_the_distribution(
     logits = LIKELY.log().expand(NUM_DRAWS, -1).contiguous()
     rows = make(logits, device, seed=12, **settings)  # type: ignore[arg-type]
     probs = LIKELY**power
-    probs[int(settings.get("top_k", 8)) :] = 0.0
     assert chi_squared(sample(*arguments(rows)), probs / probs.sum()) < 24.3
 
 
