@@ -164,17 +164,18 @@ def gate_up_kernel(
     column, inner = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS), tl.arange(0, INPUTS)
     real, inside = (assignment < num_assignments)[:, None], (column < num_outputs)[None, :]
     x_ptrs = x_ptr + (assignment // TOP_K).to(tl.int64)[:, None] * x_stride + inner[None, :]
-    gate_ptrs = weight_ptr + expert * expert_stride + column.to(tl.int64)[None, :] * weight_stride
-    gate_ptrs += inner[:, None]
-    up_ptrs = gate_ptrs + num_outputs.to(tl.int64) * weight_stride
+    # Within an expert, 32 bits are enough, and save registers.
+    gate_ptr = weight_ptr + expert * expert_stride
+    up_ptr = gate_ptr + num_outputs.to(tl.int64) * weight_stride
+    offsets = column[None, :] * weight_stride + inner[:, None]
     gate = tl.zeros((ROWS, COLUMNS), tl.float32)
     up = tl.zeros((ROWS, COLUMNS), tl.float32)
     for start in range(0, num_inputs, INPUTS):
         left = num_inputs - start
         x = tl.load(x_ptrs + start, mask=real & (inner[None, :] < left), other=0.0)
-        weight = tl.load(gate_ptrs + start, mask=inside & (inner[:, None] < left), other=0.0)
+        weight = tl.load(gate_ptr + start + offsets, mask=inside & (inner[:, None] < left), other=0.0)
         gate = tl.dot(x, weight, gate, input_precision="ieee")
-        weight = tl.load(up_ptrs + start, mask=inside & (inner[:, None] < left), other=0.0)
+        weight = tl.load(up_ptr + start + offsets, mask=inside & (inner[:, None] < left), other=0.0)
         up = tl.dot(x, weight, up, input_precision="ieee")
     # Rounded where the reference rounds.
     dtype = y_ptr.dtype.element_ty
@@ -209,13 +210,13 @@ def down_kernel(
     column, inner = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS), tl.arange(0, INPUTS)
     real, inside = (assignment < num_assignments)[:, None], (column < num_outputs)[None, :]
     x_ptrs = x_ptr + row[:, None] * num_inputs + inner[None, :]
-    weight_ptrs = weight_ptr + expert * expert_stride + column.to(tl.int64)[None, :] * weight_stride
-    weight_ptrs += inner[:, None]
+    weight_ptr += expert * expert_stride
+    offsets = column[None, :] * weight_stride + inner[:, None]
     total = tl.zeros((ROWS, COLUMNS), tl.float32)
     for start in range(0, num_inputs, INPUTS):
         left = num_inputs - start
         x = tl.load(x_ptrs + start, mask=real & (inner[None, :] < left), other=0.0)
-        weight = tl.load(weight_ptrs + start, mask=inside & (inner[:, None] < left), other=0.0)
+        weight = tl.load(weight_ptr + start + offsets, mask=inside & (inner[:, None] < left), other=0.0)
         total = tl.dot(x, weight, total, input_precision="ieee")
     y_ptrs = y_ptr + assignment.to(tl.int64)[:, None] * num_outputs + column[None, :]
     tl.store(y_ptrs, total.to(y_ptr.dtype.element_ty), mask=real & inside)
