@@ -31,6 +31,8 @@ LLAMA3 = {
 }
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
 
+QWEN3_MOE = {"num_experts": 6, "num_experts_per_tok": 3, "moe_intermediate_size": 24}
+
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("LlamaForCausalLM", {}),
     "llama tied": ("LlamaForCausalLM", {"tie_word_embeddings": True}),
@@ -55,6 +57,15 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "qwen3": ("Qwen3ForCausalLM", {}),
     "qwen3 tied biases": ("Qwen3ForCausalLM", {"tie_word_embeddings": True, "attention_bias": True}),
+    "mixtral": ("MixtralForCausalLM", {"num_local_experts": 4}),
+    "mixtral window": ("MixtralForCausalLM", {"num_local_experts": 4, "sliding_window": 6}),
+    "qwen3 moe": ("Qwen3MoeForCausalLM", QWEN3_MOE),
+    "qwen3 moe with dense layers": (
+        "Qwen3MoeForCausalLM",
+        QWEN3_MOE
+        | {"norm_topk_prob": True, "mlp_only_layers": [1], "use_sliding_window": True}
+        | {"sliding_window": 5},
+    ),
     "qwen3 window in layer types": (
         "Qwen3ForCausalLM",
         {
@@ -155,7 +166,9 @@ def greedy(folder: Path, ids: list[int], max_tokens: int) -> list[int]:
     return out
 
 
-@pytest.mark.parametrize("case", ["llama", "mistral window", "qwen2 tied yarn", "qwen3"])
+@pytest.mark.parametrize(
+    "case", ["llama", "mistral window", "qwen2 tied yarn", "qwen3", "mixtral", "qwen3 moe"]
+)
 def test_greedy_tokens(case: str, tiny_model: Callable[..., Path]) -> None:
     folder, ids = make(case, tiny_model), prompt(8, 11)
     assert greedy(folder, ids, 24) == tiny_models.oracle_greedy(folder, ids, 24)
