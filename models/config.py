@@ -37,6 +37,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
         "num_key_value_heads": 8,
         "max_position_embeddings": 131072,
         "rms_norm_eps": 1e-5,
+        "rope_theta": 1e6,
         "num_local_experts": 8,
         "num_experts_per_tok": 2,
     },
@@ -45,7 +46,6 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "Qwen3MoeForCausalLM": {
         "num_key_value_heads": 4,
         "max_position_embeddings": 32768,
-        "num_experts": 128,
         "num_experts_per_tok": 8,
         "moe_intermediate_size": 768,
     },
@@ -349,8 +349,9 @@ def _experts(config: Fields, architecture: str, num_layers: int) -> dict[str, An
     if architecture not in ("MixtralForCausalLM", "Qwen3MoeForCausalLM"):
         return {}
     is_mixtral = architecture == "MixtralForCausalLM"
-    name = "num_local_experts" if is_mixtral or not config.has("num_experts") else "num_experts"
-    num_experts = config.integer(name, high=1024)
+    # transformers 5 writes Mixtral's name for both.
+    name = "num_local_experts" if config.has("num_local_experts") else "num_experts"
+    num_experts = config.integer(name, 128, high=1024)
     top_k = config.integer("num_experts_per_tok", high=1024)
     if top_k > num_experts:
         raise config.error("num_experts_per_tok", f"at most {name} ({num_experts})")
