@@ -13,10 +13,13 @@ import torch
 from torch import Tensor
 
 import tiny_models
+from quire.errors import ModelError
 from quire.kernels.types import AttentionMetadata
 from quire.models.causal_lm import CausalLM
 from quire.models.config import ModelConfig
+from quire.models.footprint import weight_bytes
 from quire.models.loader import load_model
+from quire.models.quant.options import WeightOptions
 
 BLOCK_SIZE = 4
 NUM_BLOCKS = 96
@@ -187,3 +190,23 @@ def test_bfloat16_stays_close(tiny_model: Callable[..., Path]) -> None:
     reference = tiny_models.oracle_logits(folder, ids)
     assert logits.dtype == torch.float32
     assert (logits - reference).abs().mean() < 0.05 * reference.abs().mean()
+
+
+def test_experts_stay_float(tiny_model: Callable[..., Path]) -> None:
+    """Only the output projection of a mixture can be rounded; what else is asked for is refused."""
+    folder = make("mixtral", tiny_model)
+    config = ModelConfig.from_folder(folder)
+    with pytest.raises(ModelError, match="quantization=int8 is not possible"):
+        load_model(
+            folder, config, device="cpu", dtype=torch.float32, options=WeightOptions(quantization="int8")
+        )
+    options = WeightOptions(lm_head="int8")
+    model = load_model(folder, config, device="cpu", dtype=torch.float32, options=options)
+    assert model.lm_head.weight.format == "int8"
+    experts = model.model.layers[0].block_sparse_moe.gate_up  # type: ignore[attr-defined]
+    assert experts.stacked().shape == (4, 2 * 96, 64)
+    assert weight_bytes(config, torch.float32, options) > sum(
+        2 * 96 * 64 * 4 * config.num_experts for _ in range(config.num_layers)
+    )
+    noise = load_model(folder, config, device="cpu", dtype=torch.float32, load_format="dummy")
+    assert Cache(noise, 1, seed=1).step({0: prompt(1, 5)})[0].isfinite().all()
