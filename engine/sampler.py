@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..errors import GrammarFailed, NoTokenAllowed
 from ..kernels import ops
+from ..kernels.reference import MIN_TEMPERATURE
 from . import noise
 from .request import Request
 from .scheduler import RawLogprobs
@@ -30,9 +31,6 @@ GRAMMAR_FAILED = str(GrammarFailed.default_code)
 
 NUM_CANDIDATES = 1024
 """Most likely tokens among which top-p is looked for before the whole vocabulary is sorted."""
-
-MIN_TEMPERATURE = 1e-6
-"""Below it, all but the best token have probability 0 in fp32 anyway."""
 
 CDF_BLOCK = 1024
 """Tokens whose probabilities are summed together in the first level of the cumulative sum."""
@@ -174,6 +172,10 @@ def _penalize(row: Tensor, request: Request) -> None:
 def draw(logits: Tensor, requests: Sequence[Request]) -> Tensor:
     """Draws one token per row from the tempered, filtered distribution.
 
+    On a CPU one number of noise per row is looked up in the sum of the probabilities, which costs least
+    there; on a GPU there is a number for each token (`ops.sample`), which needs neither sums in order nor a
+    sort. So a seed gives the same tokens again on the same type of device, and others on another.
+
     Args:
         logits: `[R, vocab]`; overwritten.
 
@@ -181,6 +183,8 @@ def draw(logits: Tensor, requests: Sequence[Request]) -> Tensor:
         int64 `[R]`.
     """
     device = logits.device
+    if device.type == "cuda":
+        return draw_by_race(logits, requests)
     params = [request.params for request in requests]
     # The best token at 0, the others below: no temperature, however small, can overflow.
     logits -= logits.amax(dim=-1, keepdim=True)
@@ -198,6 +202,32 @@ def draw(logits: Tensor, requests: Sequence[Request]) -> Tensor:
         probs[rows] = torch.where(kept >= threshold[:, None], kept, 0.0)
     seeds, positions = [r.seed for r in requests], [r.num_tokens for r in requests]
     return inverse_cdf(probs, torch.from_numpy(noise.uniform(seeds, positions)).to(device))
+
+
+def draw_by_race(logits: Tensor, requests: Sequence[Request]) -> Tensor:
+    """Draws one token per row by `ops.sample`, without waiting for the device.
+
+    Args:
+        logits: fp32 `[R, vocab]`.
+
+    Returns:
+        int64 `[R]`.
+    """
+    params = [request.params for request in requests]
+    floats = torch.tensor(
+        [[p.temperature for p in params], [p.top_p for p in params], [p.min_p for p in params]],
+        dtype=torch.float32,
+    )
+    # torch has no unsigned 64-bit arithmetic: a seed's upper half are negative numbers.
+    seeds = [(r.seed + (1 << 63)) % (1 << 64) - (1 << 63) for r in requests]
+    integers = torch.tensor(
+        [seeds, [r.num_tokens for r in requests], [min(p.top_k, logits.shape[1]) for p in params]]
+    )
+    if logits.is_cuda:  # from pinned memory, a copy needs no wait
+        floats, integers = floats.pin_memory(), integers.pin_memory()
+    temperature, top_p, min_p = floats.to(logits.device, non_blocking=True)
+    seed, position, top_k = integers.to(logits.device, non_blocking=True)
+    return ops.sample(logits, temperature, top_k.int(), top_p, min_p, seed, position)
 
 
 def thresholds(probs: Tensor, top_k: list[int], top_p: list[float], min_p: list[float]) -> Tensor:

@@ -178,6 +178,7 @@ silu_and_mul = Op(reference.silu_and_mul)
 gelu_and_mul = Op(reference.gelu_and_mul)
 moe = Op(reference.moe)
 argmax = Op(reference.argmax)
+sample = Op(reference.sample)
 
 OPS: tuple[Op[..., Any], ...] = (
     rms_norm,
@@ -191,6 +192,7 @@ OPS: tuple[Op[..., Any], ...] = (
     gelu_and_mul,
     moe,
     argmax,
+    sample,
 )
 
 
@@ -212,6 +214,18 @@ def _float32_rows(x: torch.Tensor) -> str | None:
     return None if x.dtype == torch.float32 and x.dim() == 2 else f"no kernel for {x.dim()}-d {x.dtype}"
 
 
+def _unpacked(_ids: torch.Tensor, weight: Any, _dtype: torch.dtype) -> str | None:
+    return None if weight.data.numel() else "only another kernel's packed form of the matrix is there"
+
+
+def _experts(
+    x: torch.Tensor, router_logits: torch.Tensor, gate_up: torch.Tensor, *_: Any, **__: Any
+) -> str | None:
+    if x.dtype != gate_up.dtype:
+        return f"no kernel for {x.dtype} with experts of {gate_up.dtype}"
+    return None if router_logits.shape[1] <= 1024 else "no kernel for more than 1024 experts"
+
+
 CPP = Cell("cpu", "cpp", "cpu", _float_dtype)
 
 
@@ -223,13 +237,14 @@ def _triton(module: str, accepts: Predicate | None = None) -> Cell:
 TABLE: dict[str, tuple[Cell, ...]] = {
     "rms_norm": (CPP, _triton("rms_norm")),
     "add_rms_norm": (CPP, _triton("rms_norm")),
-    "rope_and_cache_write": (CPP,),
+    "rope_and_cache_write": (CPP, _triton("rope_and_cache_write")),
     "paged_attention": (CPP,),
     "linear": (Cell("cpu", "cpp", "cpu", _packable_weight),),
     "quantize_weight": (CPP,),
-    "embedding": (Cell("cpu", "cpp", "cpu", _embeds),),
-    "silu_and_mul": (CPP,),
-    "gelu_and_mul": (CPP,),
-    "moe": (),
-    "argmax": (Cell("cpu", "cpp", "cpu", _float32_rows),),
+    "embedding": (Cell("cpu", "cpp", "cpu", _embeds), _triton("embedding", _unpacked)),
+    "silu_and_mul": (CPP, _triton("gates")),
+    "gelu_and_mul": (CPP, _triton("gates")),
+    "moe": (_triton("moe", _experts),),
+    "argmax": (Cell("cpu", "cpp", "cpu", _float32_rows), _triton("argmax", _float32_rows)),
+    "sample": (_triton("sampling"),),
 }

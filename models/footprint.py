@@ -42,7 +42,7 @@ def rounding_of(matrix: Matrix, config: ModelConfig, options: WeightOptions) -> 
     """The integer format that a float matrix of a model shall be rounded to; None leaves it as it is."""
     if is_head(matrix, config):
         return options.head
-    return None if matrix.is_embedding else options.layers
+    return None if matrix.is_embedding or matrix.is_experts else options.layers
 
 
 def is_head(matrix: Matrix, config: ModelConfig) -> bool:

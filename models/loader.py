@@ -264,7 +264,7 @@ class _Filler:
 
     def _packs(self, matrix: Matrix, weight: LinearWeight) -> bool:
         """Whether the kernel that will read a matrix of this format repacks it."""
-        if self.device.type != "cpu":
+        if self.device.type != "cpu" or matrix.is_experts:
             return False
         if matrix.is_embedding and not is_head(matrix, self.config):
             ids = torch.zeros(1, dtype=torch.int64)

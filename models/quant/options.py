@@ -82,6 +82,12 @@ class WeightOptions:
 
 def check_options(config: ModelConfig, options: WeightOptions) -> None:
     """Raises `ModelError` naming an option that a checkpoint's own format leaves no room for."""
+    if config.num_experts and options.quantization is not None:
+        raise ModelError(
+            f"quantization={options.quantization} is not possible: there are no kernels for experts of "
+            f"integers, and {config.architecture} is a mixture of experts",
+            param="quantization",
+        )
     if config.quantization is None:
         return
     stored = f"the checkpoint's matrices are integers already (quant_method {config.quantization.method})"
