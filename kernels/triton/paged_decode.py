@@ -20,7 +20,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..types import AttentionMetadata
-from .paged_launch import CHUNK, PROBLEMS, Problem, block_keys, is_hopper
+from .paged_launch import CHUNK, PROBLEMS, Problem, block_keys
 from .paged_tile import attend_tile, finish, merge
 from .support import CompileCase, next_power_of_2
 
@@ -224,7 +224,7 @@ def launch_decode(
     workspace = torch.empty(step * per_seq, dtype=torch.float32, device=q.device)
     sums = workspace[step * num_heads * slots * problem.head_size :]
     programs = min(slots, max(1, TARGET_PROGRAMS // (step * problem.num_kv_heads)))
-    constants, options = decode_form(problem, is_hopper(q))
+    constants, options = decode_form(problem)
     merge_constants, merge_options = merge_form(problem, sinks is not None)
     for first in range(0, num_seqs, step):
         count = min(step, num_seqs - first)
@@ -264,12 +264,14 @@ def launch_decode(
         )
 
 
-def decode_form(problem: Problem, hopper: bool) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Constants and options of the kernel that computes the chunks.
+def decode_form(problem: Problem) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Constants and options of the kernel that computes the chunks, the same for all GPUs.
 
-    One program reads 32 KiB of keys and values per tile (bf16), and the tiles ahead of it; a multiprocessor
-    that holds two such programs has the 40 KiB in flight that hide the latency of its memory. Four warps
-    share the tile's keys in the first product and its channels in the second.
+    A tile of keys and values is 32 KiB in a 16-bit cache. With five stages, two of which the loop spends on
+    fetching block numbers first, two tiles are in flight or in use: 64 KiB, of which an A100 holds two
+    programs and an H100 three, more than the 40 KiB in flight that hide the latency of an H100's memory.
+    Warps share the tile's keys in the first product and its channels in the second; rows of int8 values
+    lie on 4-byte boundaries only, and so many addresses take eight warps.
     """
     constants = problem.constants()
     constants.update(
@@ -277,7 +279,8 @@ def decode_form(problem: Problem, hopper: bool) -> tuple[dict[str, Any], dict[st
         BLOCK_N=block_keys(problem),
         BLOCK_D=problem.block_channels,
     )
-    return constants, {"num_warps": 4, "num_stages": 4 if hopper else 3, "enable_fp_fusion": False}
+    warps = 4 if problem.cache == "float" else 8
+    return constants, {"num_warps": warps, "num_stages": 5, "enable_fp_fusion": False}
 
 
 def merge_form(problem: Problem, sinks: bool) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -296,7 +299,7 @@ def merge_form(problem: Problem, sinks: bool) -> tuple[dict[str, Any], dict[str,
 
 
 def compile_cases() -> Iterator[CompileCase]:
-    """The models of `PROBLEMS`, as an Ampere and a Hopper launch would run them."""
+    """The models of `PROBLEMS`."""
     for name, problem in PROBLEMS.items():
         pointers = {
             "q_ptr": problem.q_type,
@@ -305,21 +308,20 @@ def compile_cases() -> Iterator[CompileCase]:
             **dict.fromkeys(("tables_ptr", "query_start_ptr", "seq_lens_ptr"), "*i32"),
             **dict.fromkeys(("acc_ptr", "sums_ptr"), "*fp32"),
         }
-        for hopper in (False, True):
-            constants, options = decode_form(problem, hopper)
-            yield CompileCase(
-                f"{name}{', Hopper' if hopper else ''}",
-                paged_decode_kernel,
-                {
-                    **pointers,
-                    **dict.fromkeys((*VARYING, "q_stride"), "i32"),
-                    **dict.fromkeys(("unit", "cap"), "fp32"),
-                },
-                constants,
-                num_warps=options["num_warps"],
-                num_stages=options["num_stages"],
-                aligned=(*pointers, "q_stride"),
-            )
+        constants, options = decode_form(problem)
+        yield CompileCase(
+            name,
+            paged_decode_kernel,
+            {
+                **pointers,
+                **dict.fromkeys((*VARYING, "q_stride"), "i32"),
+                **dict.fromkeys(("unit", "cap"), "fp32"),
+            },
+            constants,
+            num_warps=options["num_warps"],
+            num_stages=options["num_stages"],
+            aligned=(*pointers, "q_stride"),
+        )
         constants, options = merge_form(problem, sinks=problem.window > 0)
         pointers = {
             "out_ptr": problem.q_type,

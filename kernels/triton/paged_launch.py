@@ -149,7 +149,9 @@ def _problems() -> dict[str, Problem]:
     return {
         **shapes,
         "Mistral-7B": replace(llama, window=4096),
+        "Phi-3-mini": Problem(32, 32, 96, 16, bf16, cache_dtype=bf16, window=2047),
         "Llama-3.1-8B, int8 cache": replace(llama, cache="int8"),
+        "Mistral-7B, int8 cache": replace(llama, cache="int8", window=4096),
         "Llama-3.1-8B, fp8 cache": replace(llama, cache="fp8_bits"),
         "Llama-3.1-8B, fp16": replace(llama, dtype=torch.float16, cache_dtype=torch.float16),
         "Qwen3-0.6B, fp32": replace(shapes["Qwen3-0.6B"], dtype=torch.float32, cache_dtype=torch.float32),

@@ -194,12 +194,20 @@ def launch_prefill(
 def prefill_form(problem: Problem, hopper: bool, sinks: bool) -> tuple[dict[str, Any], dict[str, Any]]:
     """Constants and options of the kernel.
 
-    A thread holds two fp32 sums of values, of the chunk and of the whole, and the tile's scores: with 128 rows
-    of 128 channels on eight warps, 64 + 64 + 32 registers of its 255.
+    What decides is registers: a program holds two fp32 sums of values, of the chunk and of the whole. On
+    Hopper the products take keys and values from shared memory, and 128 rows of 128 channels on eight warps
+    leave room for the scores (64 + 64 + 32 of a thread's 255 registers). On Ampere they take them from
+    registers, and only half as many rows fit; of an int8 cache, whose values come in 4-byte pieces and have
+    to be converted, half as many again. Five stages are two tiles ahead, as in `decode_form`.
     """
-    rows, warps = (128, 8) if problem.block_channels <= 128 else (64, 8)
+    rows, stages = 128, 3
     if problem.compute_dtype.itemsize == 4:
-        rows, warps = 32, 8
+        rows = 32
+    elif hopper:
+        rows = 128 if problem.block_channels <= 128 else 64
+        stages = 2 if problem.cache == "int8" else 5
+    elif problem.block_channels > 64:
+        rows = 64 if problem.block_channels <= 128 and problem.cache != "int8" else 32
     constants = problem.constants()
     constants.update(
         BLOCK_M=max(rows, next_power_of_2(problem.group)),
@@ -208,7 +216,7 @@ def prefill_form(problem: Problem, hopper: bool, sinks: bool) -> tuple[dict[str,
         SEARCH=256,
         SINKS=sinks,
     )
-    return constants, {"num_warps": warps, "num_stages": 3 if hopper else 2, "enable_fp_fusion": False}
+    return constants, {"num_warps": 8, "num_stages": stages, "enable_fp_fusion": False}
 
 
 def compile_cases() -> Iterator[CompileCase]:
@@ -223,9 +231,9 @@ def compile_cases() -> Iterator[CompileCase]:
             "sinks_ptr": problem.q_type,
         }
         for hopper in (False, True):
-            constants, options = prefill_form(problem, hopper, sinks=False)
+            constants, options = prefill_form(problem, hopper, sinks=problem.window > 0)
             yield CompileCase(
-                f"{name}{', Hopper' if hopper else ''}",
+                name,
                 paged_prefill_kernel,
                 {
                     **pointers,
@@ -236,4 +244,5 @@ def compile_cases() -> Iterator[CompileCase]:
                 num_warps=options["num_warps"],
                 num_stages=options["num_stages"],
                 aligned=(*pointers, "q_stride"),
+                archs=(90,) if hopper else (80,),
             )

@@ -24,6 +24,7 @@ class CompileCase:
         num_stages: Loads that a loop keeps in flight.
         aligned: Arguments that Triton may take for multiples of 16, as it does by itself for most pointers
             and sizes of a launch.
+        archs: The compute capabilities, without the dot, for which the launcher picks this form.
     """
 
     name: str
@@ -33,6 +34,7 @@ class CompileCase:
     num_warps: int = 4
     num_stages: int = 2
     aligned: tuple[str, ...] = field(default=())
+    archs: tuple[int, ...] = (80, 90)
 
 
 def next_power_of_2(n: int) -> int:

@@ -56,7 +56,7 @@ def resources(cubin: bytes) -> dict[str, int]:
 def main() -> None:
     module = importlib.import_module(f"quire.kernels.triton.{sys.argv[1]}")
     for case in module.compile_cases():
-        for arch in map(int, sys.argv[2:]):
+        for arch in set(map(int, sys.argv[2:])) & set(case.archs):
             print(json.dumps(compile_case(case, arch)), flush=True)
 
 
