@@ -198,9 +198,10 @@ def prefill_form(problem: Problem, hopper: bool, sinks: bool) -> tuple[dict[str,
     Hopper the products take keys and values from shared memory, and 128 rows of 128 channels on eight warps
     leave room for the scores (64 + 64 + 32 of a thread's 255 registers). On Ampere they take them from
     registers, and only half as many rows fit; of an int8 cache, whose values come in 4-byte pieces and have
-    to be converted, half as many again. Five stages are two tiles ahead, as in `decode_form`.
+    to be converted, half as many again, and fewer addresses of tiles to come. Five stages are two tiles
+    ahead, as in `decode_form`.
     """
-    rows, stages = 128, 3
+    rows, stages = 128, 2 if problem.cache == "int8" else 3
     if problem.compute_dtype.itemsize == 4:
         rows = 32
     elif hopper:
