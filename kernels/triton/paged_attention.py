@@ -28,8 +28,9 @@ from torch import Tensor
 
 from ..types import AttentionMetadata
 from .paged_decode import launch_decode
-from .paged_launch import MAX_GROUP, CacheKind, Problem, converts_float8
+from .paged_launch import CacheKind, Problem, converts_float8
 from .paged_prefill import launch_prefill
+from .support import MAX_GROUP
 
 
 def paged_attention(

@@ -19,9 +19,6 @@ CHUNK = 512
 some 10 microseconds: short enough for a batch of one, and long enough that 2 KiB for each of its heads, which
 go through the workspace, cost little."""
 
-MAX_GROUP = 128
-"""Heads that may share a KV head: the rows of a tile."""
-
 CacheKind = Literal["float", "int8", "fp8", "fp8_bits"]
 
 TYPES = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}

@@ -10,6 +10,9 @@ from typing import Any
 # Fused multiply-adds, which Triton 3.10 no longer makes unless it is asked to.
 os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
 
+MAX_GROUP = 128
+"""Query heads that may share a KV head in paged attention: the rows of a tile."""
+
 
 @dataclass(frozen=True, slots=True)
 class CompileCase:
