@@ -276,7 +276,7 @@ def _dtype(name: str, model: ModelConfig, device: torch.device) -> torch.dtype:
 def _cache_dtype(name: str, dtype: torch.dtype, device: torch.device) -> torch.dtype:
     if name == "fp8" and device.type == "cpu":
         raise ValueError(
-            "kv_cache_dtype is 'fp8', which needs a GPU; on a CPU 'int8' takes as little memory but the scales"
+            "kv_cache_dtype is 'fp8', which needs a GPU; on a CPU 'int8' takes little more memory"
         )
     if name == "fp8":
         return torch.float8_e4m3fn

@@ -174,8 +174,8 @@ def reset() -> None:
 def _attention_kind(
     q: torch.Tensor,
     kv_cache: torch.Tensor,
-    _meta: Any,
-    _scale: float,
+    meta: Any,
+    scale: float,
     window: int = 0,
     softcap: float = 0.0,
     sinks: torch.Tensor | None = None,

@@ -1,9 +1,10 @@
 """Paged attention by xformers' memory-efficient attention, for GPUs on which Triton cannot run.
 
-Its paged masks ask for pages of 64 tokens and more in another layout than quire's cache has, so each step
-copies the keys and values that it needs into one packed run per sequence, and calls the op for packed
-sequences (`BlockDiagonalCausalFromBottomRightMask`), which is there in every version. The mask wants lengths
-on the host, so a call waits for the device and cannot be part of a CUDA graph. Results may depend on the batch.
+Its ops for paged masks ask for pages of 64 tokens and more, and for equally many queries in each sequence. So
+each call copies the keys and values that it needs, a packed run per sequence, and uses the mask for packed
+sequences (`BlockDiagonalCausalFromBottomRightMask`), which all its ops for NVIDIA GPUs take. The mask wants
+lengths on the host: a call waits for the device and cannot be part of a CUDA graph. What a sequence gets may
+depend on the batch.
 
 xformers: Lefaudeux et al., 2022, https://github.com/facebookresearch/xformers
 """

@@ -6,16 +6,16 @@ needs to know nothing of them but shapes and `meta.max_query_len`.
 What holds bit for bit, because both kernels do the same operations in the same order (see `paged_tile`) over
 tiles and chunks of keys counted from position 0:
 
-- A sequence's rows do not depend on the other sequences of the step, on padding, on where its blocks lie or on
-  their size, or on how many programs share its keys.
-- A token's row does not depend on how its prompt is cut into chunks, on what the prefix cache had of it, or on
-  whether it is decoded or, after a preemption, computed again as part of a prompt.
+- A sequence's rows do not depend on the other sequences of the step, on padding, on where its blocks lie or
+  on their size, or on how many programs share its keys.
+- A token's row does not depend on how its prompt is cut into chunks, on what the prefix cache had of it, or
+  on whether it is decoded or, after a preemption, computed again as part of a prompt.
 
 The first is so on every GPU. The second takes for granted that an element of a matrix product does not depend
-on the size of the tile that it is computed in. That is so in the interpreter and where both kernels run on the
-same instruction (mma.sync: Ampere, Ada, fp32 everywhere). On Hopper the prompt's kernel uses wgmma, the other
-mma.sync: prompts then do not depend on their chunks, if no chunk is a single token, and whether decoding agrees
-with them is for the hardware to say.
+on the size of the tile that it is computed in. That is so in the interpreter, and where both kernels run on
+the same instruction: mma.sync on Ampere and Ada, and the multiply-adds of fp32 everywhere. On Hopper prompts
+run on wgmma and single queries on mma.sync: a prompt's rows then do not depend on its chunks as long as no
+chunk is a single token, and whether the two instructions round alike has not been tried.
 
 A NaN or an infinity among the values of a token reaches the earlier tokens of its own sequence that share a
 tile of queries with it, as it does in the reference; it reaches no other sequence.

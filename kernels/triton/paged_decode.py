@@ -5,8 +5,9 @@ The heads that share a KV head are the rows of one matrix product. What a chunk 
 fp32, and a second kernel merges a head's chunks from left to right. How many programs share the chunks of a
 sequence decides who computes a chunk, never what it gives.
 
-Grids depend on shapes and on `max_seq_len` alone, and the kernels take each sequence's length from the device:
-programs without a chunk leave at once, so that one CUDA graph serves all lengths up to the captured one.
+Grids depend on shapes and on `max_seq_len` alone, and the kernels take each sequence's length from the
+device: programs without a chunk leave at once, so that one CUDA graph serves all lengths up to the captured
+one.
 """
 
 from __future__ import annotations
@@ -104,7 +105,7 @@ def paged_decode_kernel(
         total = tl.zeros([BLOCK_M, 16], tl.float32)
         acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
         begin = tl.maximum(chunk * CHUNK, first_key // BLOCK_N * BLOCK_N)
-        for tile in tl.range(begin, tl.minimum(chunk * CHUNK + CHUNK, length), BLOCK_N):
+        for tile in range(begin, tl.minimum(chunk * CHUNK + CHUNK, length), BLOCK_N):
             keys = tile + tl.arange(0, BLOCK_N)
             top, total, acc = attend_tile(
                 q,
@@ -179,7 +180,7 @@ def paged_merge_kernel(
     acc = tl.zeros([1, BLOCK_D], tl.float32)
     workspace = (local_seq.to(tl.int64) * HEADS + head) * slots
     for first in range(0, num_chunks, AHEAD):
-        for i in tl.static_range(AHEAD):
+        for i in tl.static_range(AHEAD):  # pyright: ignore[reportGeneralTypeIssues]
             at = workspace + first + i + one
             there = one < num_chunks - first - i  # a chunk that is not there changes nothing
             inside = there[:, None] & (channel[None, :] < HEAD_SIZE)
@@ -320,6 +321,7 @@ def compile_cases() -> Iterator[CompileCase]:
             constants,
             num_warps=options["num_warps"],
             num_stages=options["num_stages"],
+            fp_fusion=False,
             aligned=(*pointers, "q_stride"),
         )
         constants, options = merge_form(problem, sinks=problem.window > 0)
@@ -335,5 +337,6 @@ def compile_cases() -> Iterator[CompileCase]:
             {**pointers, **dict.fromkeys(("first_seq", "slots", "window"), "i32"), "unit": "fp32"},
             constants,
             num_warps=options["num_warps"],
+            fp_fusion=False,
             aligned=tuple(pointers),
         )

@@ -1,9 +1,9 @@
 """Paged attention of sequences with several queries in a step: prompts, or chunks of them.
 
-A program computes BLOCK_M rows of one sequence, neighbouring queries with all heads that share a KV head, over
-all keys that they see (FlashAttention-2, Dao, 2023, over pages). Its loop is over tiles; where a chunk of keys
-ends, the chunk's state is merged into the whole and starts afresh, which makes a row's arithmetic that of
-`paged_decode`. Only tiles on the diagonal or on the edge of the window are masked.
+A program computes BLOCK_M rows of one sequence, neighbouring queries with all heads that share a KV head,
+over all keys that they see (FlashAttention-2, Dao, 2023, over pages). Its loop is over tiles; where a chunk
+of keys ends, the chunk's state is merged into the whole and starts afresh, which makes a row's arithmetic
+that of `paged_decode`. Only tiles on the diagonal or on the edge of the window are masked.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ VARYING = ("num_seqs", "num_blocks", "table_stride", "window")
 
 @triton.jit
 def find_sequence(query_start_ptr, num_seqs, tile, BLOCK_Q: tl.constexpr, SEARCH: tl.constexpr):
-    """The sequence that a tile belongs to, if the tiles of sequence s begin at `query_start[s] / BLOCK_Q + s`.
+    """The sequence of a tile, where the tiles of sequence s begin at `query_start[s] // BLOCK_Q + s`.
 
-    That leaves each sequence as many tiles as it needs or one more, and needs nothing of the host but T and S.
+    That leaves each sequence as many tiles as it needs or one more, and asks of the host but T and S.
     """
     before = 0
     for first in range(0, num_seqs, SEARCH):
@@ -108,7 +108,7 @@ def paged_prefill_kernel(
     top = tl.full([BLOCK_M], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_M, 16], tl.float32)
     acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
-    for begin in tl.range(first_key // BLOCK_N * BLOCK_N, end, BLOCK_N):
+    for begin in range(first_key // BLOCK_N * BLOCK_N, end, BLOCK_N):
         keys = begin + tl.arange(0, BLOCK_N)
         masked = begin + BLOCK_N > context + first_query + 1
         if WINDOW:
@@ -244,6 +244,7 @@ def compile_cases() -> Iterator[CompileCase]:
                 constants,
                 num_warps=options["num_warps"],
                 num_stages=options["num_stages"],
+                fp_fusion=False,
                 aligned=(*pointers, "q_stride"),
                 archs=(90,) if hopper else (80,),
             )

@@ -17,8 +17,8 @@ the tensor cores give them. What decides about the bits of a result:
   whether it is computed, because another row of the program needs it, or skipped.
 - The sum of p is a matrix product like that with V: `tl.sum` would add in an order that depends on how the
   program's warps share the tile.
-- Products and sums are not contracted to fused multiply-adds (`enable_fp_fusion=False` at every launch), which
-  the compiler would do here and not there.
+- Products and sums are not contracted to fused multiply-adds (`enable_fp_fusion=False` at every launch),
+  which the compiler would do here and not there.
 """
 
 from __future__ import annotations
@@ -102,8 +102,8 @@ def attend_tile(
 
     k = widen(tl.load(cache_ptr + where, mask=inside, other=0), FP8_BITS, q.dtype)
     scores = tl.dot(q, tl.trans(k), input_precision="ieee")
+    at = rows * (ROW // 4) + HEAD_SIZE // 4  # of scales
     if INT8:
-        at = rows * (ROW // 4) + HEAD_SIZE // 4
         scores = scores * tl.load(scales_ptr + at, mask=valid, other=0.0)[None, :]
     if SOFTCAP:
         scores = 1.0 - 2.0 / (1.0 + tl.exp2(scores * cap))  # tanh

@@ -27,6 +27,7 @@ class CompileCase:
         num_stages: Loads that a loop keeps in flight.
         aligned: Arguments that Triton may take for multiples of 16, as it does by itself for most pointers
             and sizes of a launch.
+        fp_fusion: Whether products and sums may become fused multiply-adds.
         archs: The compute capabilities, without the dot, for which the launcher picks this form.
     """
 
@@ -37,6 +38,7 @@ class CompileCase:
     num_warps: int = 4
     num_stages: int = 2
     aligned: tuple[str, ...] = field(default=())
+    fp_fusion: bool = True
     archs: tuple[int, ...] = (80, 90)
 
 

@@ -34,9 +34,7 @@ def attend(step: Step, **options: Any) -> Tensor:
 
 
 def check(step: Step, tolerance: float | None = None, **options: Any) -> None:
-    expected = reference.paged_attention(
-        step.q, step.kv_cache, step.meta, step.q.shape[2] ** -0.5, **options
-    )
+    expected = reference.paged_attention(step.q, step.kv_cache, step.meta, step.q.shape[2] ** -0.5, **options)
     assert_close(attend(step, **options), expected, tolerance)
 
 
@@ -131,9 +129,7 @@ def test_a_token_has_the_same_bits_decoded_prefilled_or_chunked(
 ) -> None:
     """Chunks that begin and end around the edges of tiles of queries and of keys."""
     length = 560
-    whole = on(
-        device, make_step([length], [length], num_heads=heads[0], num_kv_heads=heads[1], dtype=dtype)
-    )
+    whole = on(device, make_step([length], [length], num_heads=heads[0], num_kv_heads=heads[1], dtype=dtype))
     expected = attend(whole, window=window)
     for begin, end in ((0, 1), (0, 64), (30, 95), (63, 65), (300, 301), (511, 512), (500, 560), (559, 560)):
         assert torch.equal(attend(part(whole, begin, end), window=window), expected[begin:end]), (begin, end)
