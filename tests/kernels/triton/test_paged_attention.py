@@ -75,7 +75,12 @@ def test_ragged_steps(options: dict[str, Any], dtype: torch.dtype, device: torch
 @pytest.mark.parametrize("window", [0, 1, 520])
 def test_sinks(window: int, device: torch.device) -> None:
     sinks = random(4, dtype=torch.float32, seed=5).to(device)
-    check(on(device, make_step([1100, 900, 9], [1, 5, 1])), sinks=sinks, window=window)
+    # 520 keys up to the 1031st lie in three chunks.
+    check(on(device, make_step([1031, 900, 9], [1, 5, 1])), sinks=sinks, window=window)
+
+
+def test_more_chunks_than_are_loaded_together(device: torch.device) -> None:
+    check(on(device, make_step([4700, 4097], [1, 1], num_heads=2, num_kv_heads=1)))
 
 
 @pytest.mark.parametrize("cache_dtype", [torch.float32, torch.float16, torch.bfloat16, torch.int8, FLOAT8])
