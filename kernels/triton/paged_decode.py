@@ -323,6 +323,7 @@ def compile_cases() -> Iterator[CompileCase]:
             num_stages=options["num_stages"],
             fp_fusion=False,
             aligned=(*pointers, "q_stride"),
+            archs=problem.archs,
         )
         constants, options = merge_form(problem, sinks=problem.window > 0)
         pointers = {

@@ -86,6 +86,11 @@ class Problem:
         return self.head_size + (CACHE_SCALE_BYTES if self.cache == "int8" else 0)
 
     @property
+    def archs(self) -> tuple[int, ...]:
+        """Of Ampere's and Hopper's compute capabilities, those for which this is a problem."""
+        return {"fp8": (90,), "fp8_bits": (80,)}.get(self.cache, (80, 90))
+
+    @property
     def q_type(self) -> str:
         """The type of q's pointer in Triton's words."""
         return POINTERS[self.dtype]
@@ -149,7 +154,8 @@ def _problems() -> dict[str, Problem]:
         "Phi-3-mini": Problem(32, 32, 96, 16, bf16, cache_dtype=bf16, window=2047),
         "Llama-3.1-8B, int8 cache": replace(llama, cache="int8"),
         "Mistral-7B, int8 cache": replace(llama, cache="int8", window=4096),
-        "Llama-3.1-8B, fp8 cache": replace(llama, cache="fp8_bits"),
+        "Llama-3.1-8B, fp8 cache": replace(llama, cache="fp8"),
+        "Llama-3.1-8B, fp8 cache on Ampere": replace(llama, cache="fp8_bits"),
         "Llama-3.1-8B, fp16": replace(llama, dtype=torch.float16, cache_dtype=torch.float16),
         "Qwen3-0.6B, fp32": replace(shapes["Qwen3-0.6B"], dtype=torch.float32, cache_dtype=torch.float32),
         "Gemma-2-2B, int8 cache": replace(gemma, cache="int8"),

@@ -231,8 +231,8 @@ def compile_cases() -> Iterator[CompileCase]:
             **dict.fromkeys(("tables_ptr", "query_start_ptr", "seq_lens_ptr"), "*i32"),
             "sinks_ptr": problem.q_type,
         }
-        for hopper in (False, True):
-            constants, options = prefill_form(problem, hopper, sinks=problem.window > 0)
+        for arch in problem.archs:
+            constants, options = prefill_form(problem, arch == 90, sinks=problem.window > 0)
             yield CompileCase(
                 name,
                 paged_prefill_kernel,
@@ -246,5 +246,5 @@ def compile_cases() -> Iterator[CompileCase]:
                 num_stages=options["num_stages"],
                 fp_fusion=False,
                 aligned=(*pointers, "q_stride"),
-                archs=(90,) if hopper else (80,),
+                archs=(arch,),
             )

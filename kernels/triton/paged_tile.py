@@ -100,7 +100,7 @@ def attend_tile(
     where = rows[:, None] * ROW + channels[None, :]
     inside = valid[:, None] & (channels[None, :] < HEAD_SIZE)
 
-    k = widen(tl.load(cache_ptr + where, mask=inside, other=0), FP8_BITS, q.dtype)
+    k = widen(tl.load(cache_ptr + where, mask=inside, other=0.0), FP8_BITS, q.dtype)
     scores = tl.dot(q, tl.trans(k), input_precision="ieee")
     at = rows * (ROW // 4) + HEAD_SIZE // 4  # of scales
     if INT8:
@@ -124,7 +124,7 @@ def attend_tile(
         # might hold as a subnormal number only.
         scale = tl.load(scales_ptr + (at + values_offset // 4), mask=valid, other=0.0)
         weights = weights * (scale * 127.0)[None, :]
-    v = widen(tl.load(cache_ptr + values_offset + where, mask=inside, other=0), FP8_BITS, q.dtype)
+    v = widen(tl.load(cache_ptr + values_offset + where, mask=inside, other=0.0), FP8_BITS, q.dtype)
     acc = tl.dot(weights.to(q.dtype), v, acc * shrink, input_precision="ieee")
     return new_top, total, acc
 
