@@ -127,7 +127,7 @@ ENGINE = Group(
         "device": "'auto' takes a GPU if there is one.",
         "tensor_parallel_size": "Processes that share the model, each with a GPU or some of the threads.",
         "dtype": "'auto' takes the checkpoint's, except float16 on CPUs, which becomes float32.",
-        "kv_cache_dtype": "Of the KV cache; 'auto' is that of the activations, 'int8' takes half the memory.",
+        "kv_cache_dtype": "Of the KV cache; 'auto' is the activations', 'int8' and (GPUs) 'fp8' take half.",
         "load_format": "'dummy' fills the model with seeded random weights, to measure with.",
         "quantization": "Round the matrices of a float checkpoint to integers while they are loaded.",
         "quantization_group_size": "Columns that share a scale: 32 (as int4 has it by default), 64 or 128.",

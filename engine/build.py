@@ -67,14 +67,13 @@ def choose(config: EngineConfig) -> ModelChoice:
 
     Raises:
         ModelError: If the model cannot be found or run, naming why.
-        ValueError: If the device is not there.
+        ValueError: If the device is not there, or cannot do what a setting asks for.
     """
     found, size = find_model(config), config.tensor_parallel_size
     check_ranks(found.config, size)
     device = _device(config.device, size)
     dtype = _dtype(config.dtype, found.config, device)
-    cache = config.kv_cache_dtype
-    cache_dtype = dtype if cache == "auto" else getattr(torch, cache)
+    cache_dtype = _cache_dtype(config.kv_cache_dtype, dtype, device)
     return ModelChoice(found.folder, found.config, device, dtype, cache_dtype, found.max_model_len, size)
 
 
@@ -347,3 +346,13 @@ def _dtype(name: str, model: ModelConfig, device: torch.device) -> torch.dtype:
         # CPUs have no fast float16 arithmetic.
         name = "float32" if model.dtype == "float16" and device.type == "cpu" else model.dtype
     return getattr(torch, name)
+
+
+def _cache_dtype(name: str, dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    if name == "fp8" and device.type == "cpu":
+        raise ValueError(
+            "kv_cache_dtype is 'fp8', which needs a GPU; on a CPU 'int8' takes little more memory"
+        )
+    if name == "fp8":
+        return torch.float8_e4m3fn
+    return dtype if name == "auto" else getattr(torch, name)

@@ -22,7 +22,8 @@ class EngineConfig:
         tensor_parallel_size: Processes that share the model, each with a GPU or a share of the threads.
         dtype: "auto" takes the checkpoint's, except float16 on CPUs, which becomes float32.
         kv_cache_dtype: Of the KV cache. "auto" takes that of the activations; "int8" takes half the memory
-            of bfloat16, rounding each head of each token with a scale of its own.
+            of bfloat16, rounding each head of each token with a scale of its own. "fp8" (e4m3, without
+            scales, so that values beyond 448 become 448) takes half of it too; on GPUs only.
         load_format: "dummy" fills the model with seeded random weights (for measuring).
         quantization: Rounds the matrices of a float checkpoint to int8 or int4 while they are loaded.
         quantization_group_size: Columns that share a scale: 32, 64 or 128. By default 32 for int4, and
@@ -55,7 +56,7 @@ class EngineConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     tensor_parallel_size: int = 1
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    kv_cache_dtype: Literal["auto", "float32", "bfloat16", "int8"] = "auto"
+    kv_cache_dtype: Literal["auto", "float32", "bfloat16", "int8", "fp8"] = "auto"
     load_format: Literal["auto", "dummy"] = "auto"
     quantization: IntFormat | None = None
     quantization_group_size: int | None = None
@@ -93,7 +94,7 @@ class EngineConfig:
         for name, choices in (
             ("device", ("auto", "cpu", "cuda")),
             ("dtype", ("auto", "float32", "bfloat16", "float16")),
-            ("kv_cache_dtype", ("auto", "float32", "bfloat16", "int8")),
+            ("kv_cache_dtype", ("auto", "float32", "bfloat16", "int8", "fp8")),
             ("load_format", ("auto", "dummy")),
             ("quantization", (None, "int8", "int4")),
             ("activations", ("int8", "float")),

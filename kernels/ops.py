@@ -23,6 +23,7 @@ import torch
 
 from ..errors import QuireError
 from . import reference
+from .triton.support import MAX_GROUP
 
 logger = logging.getLogger(__name__)
 
@@ -58,8 +59,10 @@ class KernelUnavailable(QuireError):
 class Op(Generic[P, R]):
     """One op: calls are sent to the implementation chosen for the arguments' device and kind."""
 
-    def __init__(self, function: Callable[P, R]) -> None:
+    def __init__(self, function: Callable[P, R], kind: Callable[P, Hashable] | None = None) -> None:
+        """`kind` gives what else of the arguments decides whether a cell's predicate accepts them."""
         self.reference = function
+        self.kind = kind
         self.name = function.__name__
         self.__doc__ = function.__doc__
         self._chosen: dict[Hashable, Callable[P, R]] = {}
@@ -69,7 +72,8 @@ class Op(Generic[P, R]):
         second: Any = args[1] if len(args) > 1 else None
         third: Any = args[2] if len(args) > 2 else None
         dtype = third if isinstance(third, torch.dtype) else None  # of an embedding
-        key = (first.device.type, first.dtype, first.shape[-1], getattr(second, "format", None), dtype)
+        kind = self.kind(*args, **kwargs) if self.kind is not None else None
+        key = (first.device.type, first.dtype, first.shape[-1], getattr(second, "format", None), dtype, kind)
         chosen = self._chosen.get(key)
         if chosen is None:
             chosen = self._chosen[key] = self._choose(first.device.type, args, kwargs)
@@ -167,10 +171,22 @@ def reset() -> None:
         op.forget()
 
 
+def _attention_kind(
+    q: torch.Tensor,
+    kv_cache: torch.Tensor,
+    meta: Any,
+    scale: float,
+    window: int = 0,
+    softcap: float = 0.0,
+    sinks: torch.Tensor | None = None,
+) -> Hashable:
+    return q.shape[1], kv_cache.dtype, kv_cache.shape[2], window > 0, softcap > 0, sinks is not None
+
+
 rms_norm = Op(reference.rms_norm)
 add_rms_norm = Op(reference.add_rms_norm)
 rope_and_cache_write = Op(reference.rope_and_cache_write)
-paged_attention = Op(reference.paged_attention)
+paged_attention = Op(reference.paged_attention, _attention_kind)
 linear = Op(reference.linear)
 quantize_weight = Op(reference.quantize_weight)
 embedding = Op(reference.embedding)
@@ -229,6 +245,19 @@ def _experts(
 CPP = Cell("cpu", "cpp", "cpu", _float_dtype)
 
 
+def _pages(q: torch.Tensor, kv_cache: torch.Tensor, *_args: Any, **_kwargs: Any) -> str | None:
+    group = q.shape[1] // kv_cache.shape[2]
+    if kv_cache.dtype == torch.int8 and q.shape[2] % 4:
+        return f"no kernel for int8 heads of {q.shape[2]} channels"
+    return f"no kernel for {group} heads for each KV head" if group > MAX_GROUP else None
+
+
+def _xformers(*args: Any, **kwargs: Any) -> str | None:
+    from .xformers_attention import accepts
+
+    return accepts(*args, **kwargs)
+
+
 def _triton(module: str, accepts: Predicate | None = None) -> Cell:
     return Cell("cuda", "triton", f"triton.{module}", accepts)
 
@@ -238,7 +267,11 @@ TABLE: dict[str, tuple[Cell, ...]] = {
     "rms_norm": (CPP, _triton("rms_norm")),
     "add_rms_norm": (CPP, _triton("rms_norm")),
     "rope_and_cache_write": (CPP, _triton("rope_and_cache_write")),
-    "paged_attention": (CPP,),
+    "paged_attention": (
+        CPP,
+        _triton("paged_attention", _pages),
+        Cell("cuda", "xformers", "xformers_attention", _xformers),
+    ),
     "linear": (Cell("cpu", "cpp", "cpu", _packable_weight),),
     "quantize_weight": (CPP,),
     "embedding": (Cell("cpu", "cpp", "cpu", _embeds), _triton("embedding", _unpacked)),

@@ -50,8 +50,12 @@ def to_cache(x: Tensor, dtype: torch.dtype) -> Tensor:
     """Heads `[..., head_size]` as a KV cache of a dtype holds them.
 
     An int8 cache rounds each head by itself (`quantize_rows`) and keeps its scale, an fp32, in the four
-    bytes behind it: its rows have `head_size + 4` elements.
+    bytes behind it: its rows have `head_size + 4` elements. A float8_e4m3fn cache has no scales: what lies
+    beyond its range, which ends at 448, becomes its end.
     """
+    if dtype == torch.float8_e4m3fn:
+        largest = torch.finfo(dtype).max
+        return x.float().clamp(-largest, largest).to(dtype)
     if dtype != torch.int8:
         return x.to(dtype)
     q, scale = quantize_rows(x)

@@ -201,11 +201,11 @@ async def test_calls_that_are_demanded_hold_the_sampler(choice: Any) -> None:
     async with serve_in_process(engine()) as served:
         response = await served.chat(messages=HI, tools=[WEATHER, TIME], tool_choice=choice)
         assert response.status_code == 200, response.text
-        constraint = served.engine.seen[0].structured_outputs
+        constraint = served.engine.seen[0][1].structured_outputs
         assert "get_weather" in constraint.grammar
         assert ("get_time" in constraint.grammar) == (choice == "required")
         response = await served.chat(messages=HI, tools=[WEATHER, TIME], tool_choice="auto")
-        assert served.engine.seen[1].structured_outputs is None
+        assert served.engine.seen[1][1].structured_outputs is None
 
 
 async def test_a_model_whose_format_is_not_known() -> None:
