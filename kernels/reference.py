@@ -162,7 +162,7 @@ def dequantize(weight: LinearWeight) -> Tensor:
         return weight.packed.unpack()
     if weight.scales is None:
         return weight.data
-    n, k = weight.out_features, weight.in_features
+    k = weight.in_features
     q, zero = weight.data, 0.0
     if weight.format == "int4":
         q = torch.stack((weight.data & 15, weight.data >> 4), -1).flatten(1)[:, :k]
@@ -171,7 +171,7 @@ def dequantize(weight: LinearWeight) -> Tensor:
     values = (q.float() - zeros) * _per_column(weight.scales, weight)
     if weight.order is None:
         return values
-    return torch.empty(n, k).index_copy_(1, weight.order.long(), values)
+    return torch.empty_like(values).index_copy_(1, weight.order.long(), values)
 
 
 def _per_column(values: Tensor, weight: LinearWeight) -> Tensor:
