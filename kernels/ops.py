@@ -15,6 +15,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import sys
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any, Generic, ParamSpec, TypeVar
@@ -145,6 +146,19 @@ def load_cell(cell: Cell, op: str) -> tuple[Callable[..., Any] | None, str | Non
     return getattr(module, op), None
 
 
+def repacker(function: Callable[..., Any], format: str) -> Callable[..., Any] | None:
+    """The function that brings a weight into the form that an implementation of `linear` or `embedding` reads.
+
+    The module of such an implementation may say in `PACKED_FORMATS` which formats it repacks, and define
+    `prepare(weight, *, release)`, which does it.
+
+    Returns:
+        That function, or None if the implementation reads weights of this format as they are.
+    """
+    module = sys.modules[function.__module__]
+    return module.prepare if format in getattr(module, "PACKED_FORMATS", ()) else None
+
+
 def resolved_table(device: str) -> dict[str, str]:
     """For `quire doctor`: for each op, the columns in the order they are tried on a device."""
     rows: dict[str, str] = {}
@@ -212,6 +226,18 @@ def _float32_rows(x: torch.Tensor) -> str | None:
     return None if x.dtype == torch.float32 and x.dim() == 2 else f"no kernel for {x.dim()}-d {x.dtype}"
 
 
+TRITON_GROUP = 32
+"""Columns that Triton's linear kernels multiply at once, which must share a scale."""
+
+
+def _gpu_linear(x: torch.Tensor, weight: Any, *_args: Any, **_kwargs: Any) -> str | None:
+    if x.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        return f"no {x.dtype} kernel"
+    if weight.group_size < weight.in_features and weight.group_size % TRITON_GROUP:
+        return f"groups of {weight.group_size} columns, which are no multiple of {TRITON_GROUP}"
+    return None
+
+
 CPP = Cell("cpu", "cpp", "cpu", _float_dtype)
 
 
@@ -225,7 +251,7 @@ TABLE: dict[str, tuple[Cell, ...]] = {
     "add_rms_norm": (CPP, _triton("rms_norm")),
     "rope_and_cache_write": (CPP,),
     "paged_attention": (CPP,),
-    "linear": (Cell("cpu", "cpp", "cpu", _packable_weight),),
+    "linear": (Cell("cpu", "cpp", "cpu", _packable_weight), _triton("linear", _gpu_linear)),
     "quantize_weight": (CPP,),
     "embedding": (Cell("cpu", "cpp", "cpu", _embeds),),
     "silu_and_mul": (CPP,),

@@ -257,6 +257,8 @@ def linear(x: Tensor, weight: LinearWeight, bias: Tensor | None = None, out: Ten
 
 def embedding(ids: Tensor, weight: LinearWeight, dtype: torch.dtype) -> Tensor:
     """Rows `ids` of W as `[len(ids), K]` in a dtype; the matrix may also be an output projection's."""
+    if weight.data.numel() == 0 and weight.packed is not None:
+        return weight.packed.rows_as(ids, dtype)
     return dequantize(weight)[ids].to(dtype)
 
 

@@ -241,7 +241,8 @@ def _int4_words(data: Tensor, n: int, k: int) -> Tensor:
 
 
 def _int8_blocks(data: Tensor, group_size: int, k: int) -> Tensor:
-    return F.pad(data, (0, -k % block_columns(group_size, k))).contiguous()
+    missing = -k % block_columns(group_size, k)
+    return F.pad(data, (0, missing)) if missing else data.contiguous()
 
 
 @triton.jit

@@ -49,7 +49,7 @@ _FLOAT_X = (
     (16, Tile(64, 16, 4, 5), 4, 4),
     (32, Tile(64, 32, 4, 5), 4, 3),
     (64, Tile(64, 64, 4, 4), 3, 2),
-    (1 << 62, Tile(64, 128, 4, 3), 3, 2),
+    (1 << 62, Tile(64, 128, 8, 3), 3, 2),
 )
 # Full fp32 products run on the ordinary cores, whose operands take many registers.
 _FLOAT32_X = ((16, Tile(64, 16, 4, 3), 3, 3), (1 << 62, Tile(64, 32, 4, 2), 2, 2))

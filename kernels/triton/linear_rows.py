@@ -19,6 +19,9 @@ from .support import CompileCase, next_power_of_2
 
 DEQUANTIZED_ROWS = 64
 
+SMALLEST_MAXIMUM = tl.constexpr(0x02FE0001)
+"""The bits of the smallest fp32 value that 127 can be divided by: the quotient of a smaller one is infinite."""
+
 
 @triton.jit
 def quantize_rows_kernel(x_ptr, q_ptr, scales_ptr, x_stride, size, BLOCK: tl.constexpr):
@@ -31,11 +34,11 @@ def quantize_rows_kernel(x_ptr, q_ptr, scales_ptr, x_stride, size, BLOCK: tl.con
     bits = tl.max(x.to(tl.int32, bitcast=True) & 0x7FFFFFFF, 0)
     largest = bits.to(tl.float32, bitcast=True)
     is_finite = bits < 0x7F800000
-    inverse = tl.div_rn(127.0, largest)
-    keeps = is_finite & (inverse < float("inf"))
+    keeps = is_finite & (bits >= SMALLEST_MAXIMUM)
+    inverse = tl.div_rn(127.0, tl.where(keeps, largest, 127.0))
     # The product is rounded before it is rounded to an integer, as the reference does: an fma with 0 is a
     # product that is not fused with the sum. Adding 1.5 * 2^23 rounds to the nearest integer, ties to even.
-    product = tl.fma(tl.where(keeps, x, 0.0), tl.where(keeps, inverse, 0.0), 0.0)
+    product = tl.fma(tl.where(keeps, x, 0.0), inverse, 0.0)
     q = (product + 12582912.0) - 12582912.0
     q = tl.minimum(tl.maximum(q, -127.0), 127.0)
     tl.store(q_ptr + row * size + columns, q.to(tl.int8), mask=inside)

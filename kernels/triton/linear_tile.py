@@ -121,8 +121,9 @@ def tile_kernel(
     zero = tl.full((BLOCK_N, 1), 8 if BITS == 4 else 0, dtype=tl.int16)
     begin = tl.program_id(2) * split_blocks
     end = tl.minimum(begin + split_blocks, num_blocks)
+    block_stride = w_block_stride.to(tl.int64)
     for block in tl.range(begin, end, num_stages=NUM_STAGES):
-        w_block = w_tile + block.to(tl.int64) * w_block_stride
+        w_block = w_tile + block * block_stride
         if BITS == 0 and not EVEN_K:
             w = tl.load(w_block + w_offsets, mask=(columns < in_features - block * WIDTH)[None, :], other=0.0)
         else:
