@@ -223,9 +223,7 @@ def allocate_kv_caches(choice: ModelChoice, plan: MemoryPlan) -> list[Tensor]:
 
 def weight_bytes(config: EngineConfig, choice: ModelChoice) -> int:
     """What the model's weights take in the form in which they will run."""
-    return footprint.weight_bytes(
-        choice.config, choice.dtype, config.weight_options, choice.device.type
-    )
+    return footprint.weight_bytes(choice.config, choice.dtype, config.weight_options, choice.device.type)
 
 
 def check_weights_fit(config: EngineConfig, choice: ModelChoice) -> None:

@@ -1,16 +1,19 @@
 """Linear layers on a GPU: which of several ways a product takes, by the weight's format and the rows of x.
 
     float weights                     cuBLAS, through torch
-    int4, int8, up to 128 rows        one kernel that makes values of integers as it multiplies (`linear_tile`)
+    int4, int8, up to 128 rows        one kernel that makes values of integers as it multiplies: `linear_tile`
     int4, int8, more rows             values are written out, some channels at a time, for cuBLAS
     int4, int8 with int8 activations  rows are rounded to int8, and the same kernel multiplies integers
 
 Within one of these ways a row's result does not depend on the other rows: the order of its sums follows from
-the weight alone. From one way to another it may differ in the last bit, and cuBLAS, too, sums in an order that
-depends on how many rows there are. With the environment variable `QUIRE_BATCH_INVARIANT=1`, which is read once,
-all products take the one kernel, and with the same tile for any number of rows: then a request's results are the
-same bit for bit whatever shares its batch. That costs speed where there are many rows. Where activations are
-int8, results never depend on the batch.
+the weight alone. From one way to another it may differ in the last bit, and cuBLAS, too, sums in an order
+that depends on how many rows there are. With the environment variable `QUIRE_BATCH_INVARIANT=1`, which is
+read once, all products take the one kernel, and with the same tile for any number of rows: then a request's
+results are the same bit for bit whatever shares its batch. That costs speed where there are many rows. Where
+activations are int8, results never depend on the batch.
+
+fp32 is multiplied as torch is told to: as fp32 by default, as TF32 if the process has asked for it. With
+`QUIRE_BATCH_INVARIANT=1` it is always fp32.
 """
 
 from __future__ import annotations
@@ -119,7 +122,8 @@ def _float_product(x: Tensor, weight: Tensor, bias: Tensor | None, y: Tensor) ->
 
 
 def _integer_product(x: Tensor, weight: LinearWeight, bias: Tensor | None, y: Tensor) -> None:
-    packed: PackedInteger = weight.packed or prepare(weight)
+    packed: PackedInteger = weight.packed or pack(weight)
+    weight.packed = packed
     if packed.order is not None:
         x = x.index_select(1, packed.order)
     if weight.int8_activations:

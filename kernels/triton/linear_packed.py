@@ -88,7 +88,7 @@ class PackedInteger:
 
     @property
     def strides(self) -> tuple[int, int]:
-        """Elements of `data` from one row of a block to the next, and from one block of columns to the next."""
+        """Elements of `data` from one row of a block to the next, and from a block to the next."""
         if self.format == "int4":
             return PLANE, self.out_features * PLANE
         return self.data.stride(0), self.width

@@ -1,7 +1,7 @@
 """What a product needs besides the product: rows of x rounded to int8, and a weight's values written out.
 
-    quantize_rows: scale = max|x| / 127,  q = round(x * (127 / max|x|))          of each row by itself
-    dequantize:    W = (q - zero) * scale                                        some output channels at a time
+quantize_rows: scale = max|x| / 127,  q = round(x * (127 / max|x|))          of each row by itself
+dequantize:    W = (q - zero) * scale                                        some output channels at a time
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .support import CompileCase, next_power_of_2
 DEQUANTIZED_ROWS = 64
 
 SMALLEST_MAXIMUM = tl.constexpr(0x02FE0001)
-"""The bits of the smallest fp32 value that 127 can be divided by: the quotient of a smaller one is infinite."""
+"""The bits of the smallest fp32 value that 127 can be divided by: a smaller one's quotient is infinite."""
 
 
 @triton.jit
@@ -99,7 +99,7 @@ def dequantize_kernel(
     )
     zero = tl.full((BLOCK_N, 1), 8 if BITS == 4 else 0, dtype=tl.int16)
     y_rows = y_ptr + rows.to(tl.int64)[:, None] * in_features
-    for plane in tl.static_range(PLANES):
+    for plane in tl.static_range(PLANES):  # pyright: ignore[reportGeneralTypeIssues]
         first_k = (block * PLANES + plane) * WIDTH
         entries = tl.minimum(first_k // group_size, num_groups - 1) * out_features + n
         if HAS_ZEROS:
@@ -163,7 +163,13 @@ def compile_cases() -> Iterator[CompileCase]:
             f"int{bits}{' with zeros' if has_zeros else ''} written out",
             dequantize_kernel,
             pointers | dict.fromkeys(sizes, "i32"),
-            {"HAS_ZEROS": has_zeros, "BITS": bits, "WIDTH": width, "PLANES": planes, "BLOCK_N": DEQUANTIZED_ROWS},
+            {
+                "HAS_ZEROS": has_zeros,
+                "BITS": bits,
+                "WIDTH": width,
+                "PLANES": planes,
+                "BLOCK_N": DEQUANTIZED_ROWS,
+            },
             num_warps=4,
             aligned=(*pointers, *sizes[:6]),
         )

@@ -7,8 +7,8 @@ registers (wgmma on Hopper, mma on Ampere), where its values are made; so they n
 The integers `q - zero` are exact in every dtype of x. Sums of a group are fp32, or int32 where x is rounded
 to int8, and scales enter in fp32, once per group, so nothing is rounded but the result.
 
-Single rows take the tensor cores, too: to make an int4 value takes three or four instructions, and to multiply
-it in fp32 takes one per row of x, which at eight rows would cost more time than reading the weight does.
+Single rows take the tensor cores, too: to make an int4 value takes three instructions, and to multiply it in
+fp32 takes one per row of x, which at eight rows would cost more time than reading the weight does.
 
 The order in which a result is summed depends on the weight alone: blocks of columns one after the other,
 within a split of K whose bounds follow from N and K; a second kernel adds the splits in their order. The
@@ -41,27 +41,24 @@ def weight_values(w, zero, PLANE_INDEX: tl.constexpr, BITS: tl.constexpr, DTYPE:
     """
     if BITS == 0:
         return w.to(DTYPE)
-    elif BITS == 4:
+    if BITS == 4:
         q = (w >> (4 * PLANE_INDEX)) & 15
-        if DTYPE == tl.int8:
+        if tl.int8 == DTYPE:
             return (q - zero).to(tl.int8)
-        elif DTYPE == tl.float16:
+        if tl.float16 == DTYPE:
             return (q | 0x6400).to(tl.float16, bitcast=True) - (zero + 1024).to(tl.float16)
-        elif DTYPE == tl.bfloat16:
+        if tl.bfloat16 == DTYPE:
             return (q | 0x4300).to(tl.bfloat16, bitcast=True) - (zero + 128).to(tl.bfloat16)
-        else:
-            return (q.to(tl.int32) | 0x4B000000).to(tl.float32, bitcast=True) - (
-                zero.to(tl.int32) + 8388608
-            ).to(tl.float32)
-    else:
-        if DTYPE == tl.int8:
-            return w
-        q = (w.to(tl.int16) & 255) ^ 128  # q + 128, which is not negative
-        if DTYPE == tl.float16:
-            return (q | 0x6400).to(tl.float16, bitcast=True) - (zero + 1152).to(tl.float16)
-        else:
-            wide = (q.to(tl.int32) | 0x4B000000).to(tl.float32, bitcast=True)
-            return (wide - (zero.to(tl.int32) + 8388736).to(tl.float32)).to(DTYPE)
+        return (q.to(tl.int32) | 0x4B000000).to(tl.float32, bitcast=True) - (zero.to(tl.int32) + 8388608).to(
+            tl.float32
+        )
+    if tl.int8 == DTYPE:
+        return w
+    q = (w.to(tl.int16) & 255) ^ 128  # q + 128, which is not negative
+    if tl.float16 == DTYPE:
+        return (q | 0x6400).to(tl.float16, bitcast=True) - (zero + 1152).to(tl.float16)
+    wide = (q.to(tl.int32) | 0x4B000000).to(tl.float32, bitcast=True)
+    return (wide - (zero.to(tl.int32) + 8388736).to(tl.float32)).to(DTYPE)
 
 
 @triton.jit
@@ -119,16 +116,17 @@ def tile_kernel(
     acc = tl.zeros((BLOCK_N, BLOCK_M), dtype=tl.float32)
     partial = tl.zeros((BLOCK_N, BLOCK_M), dtype=tl.int32 if INT8_X else tl.float32)
     zero = tl.full((BLOCK_N, 1), 8 if BITS == 4 else 0, dtype=tl.int16)
+    scale = tl.full((BLOCK_N, 1), 1.0, dtype=tl.float32)
     begin = tl.program_id(2) * split_blocks
     end = tl.minimum(begin + split_blocks, num_blocks)
     block_stride = w_block_stride.to(tl.int64)
-    for block in tl.range(begin, end, num_stages=NUM_STAGES):
+    for block in tl.range(begin, end, num_stages=NUM_STAGES):  # pyright: ignore[reportGeneralTypeIssues]
         w_block = w_tile + block * block_stride
         if BITS == 0 and not EVEN_K:
             w = tl.load(w_block + w_offsets, mask=(columns < in_features - block * WIDTH)[None, :], other=0.0)
         else:
             w = tl.load(w_block + w_offsets)
-        for plane in tl.static_range(PLANES):
+        for plane in tl.static_range(PLANES):  # pyright: ignore[reportGeneralTypeIssues]
             first_k = (block * PLANES + plane) * WIDTH
             if EVEN_K:
                 x = tl.load(x_tile + first_k + x_offsets, mask=has_m[None, :], other=0)
@@ -191,7 +189,7 @@ def reduce_kernel(
     n = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = n < out_features
     total = tl.load(partial_ptr + m * out_features + n, mask=inside, other=0)
-    for split in tl.static_range(1, SPLITS):
+    for split in tl.static_range(1, SPLITS):  # pyright: ignore[reportGeneralTypeIssues]
         total += tl.load(partial_ptr + (m + split * num_rows) * out_features + n, mask=inside, other=0)
     y = total.to(tl.float32)
     if HAS_SCALE:

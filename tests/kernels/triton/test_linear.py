@@ -6,7 +6,6 @@ the same rows have the same bits in any company.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 
 import pytest
@@ -19,8 +18,8 @@ from quire.kernels.types import LinearWeight, WeightFormat
 
 SCALES = (torch.float32, torch.bfloat16, torch.float16)
 
-# M, N, K, group size. M around the tiles; N and K odd, whole tiles, and around the edges of groups, of chunks of
-# 128 columns and of splits; groups of a row, with more columns than there are, and no power of two.
+# M, N, K, group size. M around the tiles; N and K odd, whole tiles, and around the edges of groups, of chunks
+# of 128 columns and of splits; groups of a row, with more columns than there are, and no power of two.
 SHAPES = [
     (1, 64, 128, 128),
     (1, 7, 33, 64),
@@ -351,8 +350,7 @@ def test_integer_products_are_exact(format: WeightFormat, device: torch.device) 
     assert ((out - expected).abs() <= 2**-24 * expected.abs()).all()
 
 
-@pytest.mark.parametrize("dtype_of_x", [torch.float32, torch.float16, torch.bfloat16], ids=str)
-def test_rows_are_rounded_as_by_the_reference(dtype_of_x: torch.dtype, device: torch.device) -> None:
+def test_rows_are_rounded_as_by_the_reference(dtype: torch.dtype, device: torch.device) -> None:
     """Bit for bit, with ties, rows of zeros, rows too small to divide by, infinite rows and NaN."""
     from quire.kernels.triton.linear_rows import quantize_rows
 
@@ -364,7 +362,7 @@ def test_rows_are_rounded_as_by_the_reference(dtype_of_x: torch.dtype, device: t
         x[row] *= size
     x[8, 5], x[9, 5], x[10, 0] = torch.nan, torch.inf, -torch.inf
     x[11] = torch.nan
-    x = x.to(dtype_of_x)
+    x = x.to(dtype)
     q, scales = quantize_rows(x.to(device))
     expected, expected_scales = reference.quantize_rows(x)
     assert torch.equal(q.cpu(), expected)
@@ -490,10 +488,10 @@ def test_refusals_name_what_does_not_fit(device: torch.device) -> None:
             setattr(wrong, name, value)
         with pytest.raises(error, match=words):
             prepare(wrong)
+    packed, index = prepare(weight), torch.zeros(1, dtype=torch.int32, device=device)
+    assert packed is not None
     with pytest.raises(TypeError, match="int64"):
-        packed = prepare(weight)
-        assert packed is not None
-        packed.rows_as(torch.zeros(1, dtype=torch.int32, device=device), torch.float32)
+        packed.rows_as(index, torch.float32)
 
 
 def test_int8_activations_have_a_bound(device: torch.device) -> None:
