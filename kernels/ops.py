@@ -149,8 +149,8 @@ def load_cell(cell: Cell, op: str) -> tuple[Callable[..., Any] | None, str | Non
 def repacker(function: Callable[..., Any], format: str) -> Callable[..., Any] | None:
     """The function that brings a weight into the form that an implementation of an op reads.
 
-    The module of an implementation of `linear` or `embedding` may say in `PACKED_FORMATS` which formats it repacks, and define
-    `prepare(weight, *, release)`, which does it.
+    The module of an implementation of `linear` or `embedding` may say in `PACKED_FORMATS` which formats it
+    repacks, and define `prepare(weight, *, release)`, which does it.
 
     Returns:
         That function, or None if the implementation reads weights of this format as they are.
