@@ -503,6 +503,25 @@ def test_int8_activations_have_a_bound(device: torch.device) -> None:
         linear(torch.ones(1, k, device=device), weight)
 
 
+def test_the_tile_of_the_invariant_mode_does_not_depend_on_the_rows() -> None:
+    """numpy, which multiplies tiles in the interpreter, would not tell; a tensor core might."""
+    from quire.kernels.triton.linear_plan import choose_tile
+
+    for x_dtype in (torch.float32, torch.float16, torch.bfloat16, torch.int8):
+        for is_float_weight, column in itertools.product((False, True), range(3)):
+            tiles = {choose_tile(m, x_dtype, is_float_weight, True, column) for m in (1, 16, 64, 129, 8192)}
+            assert len(tiles) == 1
+
+
+def test_the_height_of_a_tile_does_not_depend_on_the_rows() -> None:
+    """So that a row has the same bits with any number of others; integers are exact anyhow."""
+    from quire.kernels.triton.linear_plan import choose_tile
+
+    for x_dtype, column in itertools.product((torch.float32, torch.float16, torch.bfloat16), range(3)):
+        heights = {choose_tile(m, x_dtype, False, False, column).block_n for m in range(1, 129)}
+        assert heights == {64}
+
+
 def test_the_invariant_mode_is_on_or_off(monkeypatch: pytest.MonkeyPatch) -> None:
     from quire.kernels.triton.linear import INVARIANT_VARIABLE, is_batch_invariant
 

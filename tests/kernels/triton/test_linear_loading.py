@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from quant_models import logits_of
+from quant_models import logits_of, oracle_logits, oracle_with
+from quant_writers import Recipe, quantize_folder
 from quire.kernels import ops, reference
 from quire.models.causal_lm import CausalLM
 from quire.models.config import ModelConfig
@@ -75,6 +76,31 @@ def test_a_model_computes_what_the_reference_computes(
         assert (weight.data.numel() == 0) is is_integer
         assert torch.equal(reference.dequantize(weight), reference.dequantize(same.owner.weight))
     torch.testing.assert_close(logits_of(model, ids), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        Recipe("awq"),
+        Recipe("gptq", act_order=True),
+        Recipe("gptq", bits=8, act_order=True, head=True),
+        Recipe("compressed-tensors", symmetric=True),
+        Recipe("compressed-tensors", bits=8, group_size=-1),
+    ],
+    ids=str,
+)
+@pytest.mark.usefixtures("triton_linear")
+def test_a_quantised_checkpoint_computes_what_transformers_computes(
+    recipe: Recipe, tiny_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    dense = tiny_model("Qwen2ForCausalLM", num_hidden_layers=2)
+    matrices = quantize_folder(dense, tmp_path / "model", recipe)
+    ids = stdlib_random.Random(1).choices(range(320), k=18)
+    expected = oracle_logits(oracle_with(dense, matrices), ids)
+    exact = logits_of(load(tmp_path / "model", activations="float"), ids)
+    torch.testing.assert_close(exact, expected, atol=2e-4, rtol=0)
+    rounded = logits_of(load(tmp_path / "model", activations="int8"), ids)
+    assert (rounded - expected).norm() / expected.norm() < 0.04
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
