@@ -6,6 +6,7 @@ the same rows have the same bits in any company.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 import pytest
