@@ -40,25 +40,28 @@ def weight_values(w, zero, PLANE_INDEX: tl.constexpr, BITS: tl.constexpr, DTYPE:
     is put there instead under the exponent of 2^m, and the sum of 2^m and zero is subtracted.
     """
     if BITS == 0:
-        return w.to(DTYPE)
-    if BITS == 4:
+        values = w.to(DTYPE)
+    elif BITS == 4:
         q = (w >> (4 * PLANE_INDEX)) & 15
-        if tl.int8 == DTYPE:
-            return (q - zero).to(tl.int8)
-        if tl.float16 == DTYPE:
-            return (q | 0x6400).to(tl.float16, bitcast=True) - (zero + 1024).to(tl.float16)
-        if tl.bfloat16 == DTYPE:
-            return (q | 0x4300).to(tl.bfloat16, bitcast=True) - (zero + 128).to(tl.bfloat16)
-        return (q.to(tl.int32) | 0x4B000000).to(tl.float32, bitcast=True) - (zero.to(tl.int32) + 8388608).to(
-            tl.float32
-        )
-    if tl.int8 == DTYPE:
-        return w
-    q = (w.to(tl.int16) & 255) ^ 128  # q + 128, which is not negative
-    if tl.float16 == DTYPE:
-        return (q | 0x6400).to(tl.float16, bitcast=True) - (zero + 1152).to(tl.float16)
-    wide = (q.to(tl.int32) | 0x4B000000).to(tl.float32, bitcast=True)
-    return (wide - (zero.to(tl.int32) + 8388736).to(tl.float32)).to(DTYPE)
+        if DTYPE == tl.int8:
+            values = (q - zero).to(tl.int8)
+        elif DTYPE == tl.float16:
+            values = (q | 0x6400).to(tl.float16, bitcast=True) - (zero + 1024).to(tl.float16)
+        elif DTYPE == tl.bfloat16:
+            values = (q | 0x4300).to(tl.bfloat16, bitcast=True) - (zero + 128).to(tl.bfloat16)
+        else:
+            wide = (q.to(tl.int32) | 0x4B000000).to(tl.float32, bitcast=True)
+            values = wide - (zero.to(tl.int32) + 8388608).to(tl.float32)
+    elif DTYPE == tl.int8:
+        values = w  # its zero point is subtracted from the product
+    else:
+        q = (w.to(tl.int16) & 255) ^ 128  # q + 128, which is not negative
+        if DTYPE == tl.float16:
+            values = (q | 0x6400).to(tl.float16, bitcast=True) - (zero + 1152).to(tl.float16)
+        else:
+            wide = (q.to(tl.int32) | 0x4B000000).to(tl.float32, bitcast=True)
+            values = (wide - (zero.to(tl.int32) + 8388736).to(tl.float32)).to(DTYPE)
+    return values
 
 
 @triton.jit
