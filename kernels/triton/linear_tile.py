@@ -61,7 +61,7 @@ def weight_values(w, zero, PLANE_INDEX: tl.constexpr, BITS: tl.constexpr, DTYPE:
         else:
             wide = (q.to(tl.int32) | 0x4B000000).to(tl.float32, bitcast=True)
             values = (wide - (zero.to(tl.int32) + 8388736).to(tl.float32)).to(DTYPE)
-    return values
+    return values.to(DTYPE)  # which all of them have
 
 
 @triton.jit
