@@ -33,35 +33,35 @@ REDUCE_BLOCK = 512
 
 
 @triton.jit
-def weight_values(w, zero, PLANE_INDEX: tl.constexpr, BITS: tl.constexpr, DTYPE: tl.constexpr):
+def weight_values(w, zero, PLANE_INDEX: tl.constexpr, BITS: tl.constexpr, dtype: tl.constexpr):
     """`q - zero` of a block of stored words, exactly, in the dtype of x; zero is int16.
 
     Conversions of integers to floats are slow on GPUs. An integer below 2^m, m being the bits of a mantissa,
     is put there instead under the exponent of 2^m, and the sum of 2^m and zero is subtracted.
     """
     if BITS == 0:
-        values = w.to(DTYPE)
+        values = w.to(dtype)
     elif BITS == 4:
         q = (w >> (4 * PLANE_INDEX)) & 15
-        if DTYPE == tl.int8:
+        if dtype == tl.int8:
             values = (q - zero).to(tl.int8)
-        elif DTYPE == tl.float16:
+        elif dtype == tl.float16:
             values = (q | 0x6400).to(tl.float16, bitcast=True) - (zero + 1024).to(tl.float16)
-        elif DTYPE == tl.bfloat16:
+        elif dtype == tl.bfloat16:
             values = (q | 0x4300).to(tl.bfloat16, bitcast=True) - (zero + 128).to(tl.bfloat16)
         else:
             wide = (q.to(tl.int32) | 0x4B000000).to(tl.float32, bitcast=True)
             values = wide - (zero.to(tl.int32) + 8388608).to(tl.float32)
-    elif DTYPE == tl.int8:
+    elif dtype == tl.int8:
         values = w  # its zero point is subtracted from the product
     else:
         q = (w.to(tl.int16) & 255) ^ 128  # q + 128, which is not negative
-        if DTYPE == tl.float16:
+        if dtype == tl.float16:
             values = (q | 0x6400).to(tl.float16, bitcast=True) - (zero + 1152).to(tl.float16)
         else:
             wide = (q.to(tl.int32) | 0x4B000000).to(tl.float32, bitcast=True)
-            values = (wide - (zero.to(tl.int32) + 8388736).to(tl.float32)).to(DTYPE)
-    return values.to(DTYPE)  # which all of them have
+            values = (wide - (zero.to(tl.int32) + 8388736).to(tl.float32)).to(dtype)
+    return values
 
 
 @triton.jit
