@@ -131,7 +131,8 @@ ENGINE = Group(
         "load_format": "'dummy' fills the model with seeded random weights, to measure with.",
         "quantization": "Round the matrices of a float checkpoint to integers while they are loaded.",
         "quantization_group_size": "Columns that share a scale: 32 (as int4 has it by default), 64 or 128.",
-        "activations": "How integer matrices take their inputs: rounded to 'int8', or exact, as 'float'.",
+        "activations": "How integer matrices take their inputs: rounded to 'int8', or exact, as 'float'; "
+        "'auto' rounds them on CPUs only.",
         "lm_head": "The output projection's format; 'auto' is int8 where --quantization is given.",
         "weight_cache": "Keep the repacked weights on disk, so that the next start is fast.",
         "max_model_len": "Context length; by default the model's own.",

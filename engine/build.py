@@ -287,10 +287,11 @@ def weight_bytes(config: EngineConfig, choice: ModelChoice) -> int:
 
 
 def _weight_bytes_of_ranks(config: EngineConfig, choice: ModelChoice) -> list[int]:
-    size = choice.tensor_parallel_size
+    size, device = choice.tensor_parallel_size, choice.device.type
     parts = [Ranks(rank, size) for rank in range(size)]
     return [
-        footprint.weight_bytes(choice.config, choice.dtype, config.weight_options, part) for part in parts
+        footprint.weight_bytes(choice.config, choice.dtype, config.weight_options, device, part)
+        for part in parts
     ]
 
 
