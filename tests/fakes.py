@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from quire.engine.block_manager import BlockManager
 from quire.engine.request import Request
 from quire.engine.sampling_params import SamplingParams
 from quire.engine.scheduler import ModelRunnerOutput, ScheduledChunk, Scheduler, SchedulerOutput
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 VOCAB_SIZE = 97
 
@@ -71,6 +75,45 @@ class EchoRunner:
         if not chunk.samples:
             return None
         return echo_next_token([self.slots[self._slot(chunk.request, p)] for p in range(chunk.end)])
+
+
+class EchoModel:
+    """The KV-echo model over tensors, for `ModelRunner(EchoModel(), [echo_cache(...)], ...)`.
+
+    Its logits are 1 for the next token and small random numbers for the others.
+    """
+
+    def forward(self, input_ids: Tensor, kv_caches: list[Tensor], meta: Any) -> Tensor:
+        """Writes each token's id into its slot, then reads each sequence back through its block table."""
+        import torch
+
+        slots = kv_caches[0][0, :, 0, :, 0]
+        size = meta.block_size
+        slots[meta.slot_mapping // size, meta.slot_mapping % size] = input_ids.float()
+        hidden = torch.zeros(len(input_ids), 1)
+        starts, lengths = meta.query_start.tolist(), meta.seq_lens.tolist()
+        for s, length in enumerate(lengths):
+            blocks = meta.block_tables[s, : -(-length // size)].long()
+            known: list[int] = [int(token) for token in slots[blocks].flatten().tolist()[:length]]
+            num = starts[s + 1] - starts[s]
+            for i in range(num):
+                hidden[starts[s] + i, 0] = echo_next_token(known[: length - num + i + 1])
+        return hidden
+
+    def compute_logits(self, hidden: Tensor) -> Tensor:
+        """`[R, vocab]`."""
+        import torch
+
+        next_tokens = hidden[:, :1].long()
+        noise = (next_tokens * 7919 + torch.arange(VOCAB_SIZE) * 104729) % 1009 / 2018
+        return noise.float().scatter_(1, next_tokens, 1.0)
+
+
+def echo_cache(num_blocks: int, block_size: int) -> Tensor:
+    """A cache for the KV-echo model, full of what is no token."""
+    import torch
+
+    return torch.full((2, num_blocks, 1, block_size, 1), -7.0)
 
 
 def make_scheduler(
