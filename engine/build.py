@@ -134,6 +134,7 @@ def build_engine(config: EngineConfig, *, progress: bool = False) -> tuple[Engin
         max_model_len=choice.max_model_len,
         eos_token_ids=choice.config.eos_token_ids,
         seed=config.seed,
+        async_scheduling=_is_set(config.async_scheduling, choice.device.type != "cpu"),
     )
     return engine, choice, plan
 
@@ -237,6 +238,10 @@ def check_weights_fit(config: EngineConfig, choice: ModelChoice) -> None:
             f"the weights take {format_bytes(needed)} as {choice.dtype}, but only {format_bytes(free)} of "
             f"memory are free on {choice.device}; a smaller model or dtype would fit"
         )
+
+
+def _is_set(setting: bool | None, default: bool) -> bool:
+    return default if setting is None else setting
 
 
 def usable_cores() -> int:

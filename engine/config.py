@@ -42,7 +42,8 @@ class EngineConfig:
         enable_prefix_caching: Reuse the blocks of equal prompt prefixes.
         num_threads: CPU threads for the model; by default all cores that this process may use.
         seed: Seeds the seeds of requests that bring none.
-        enforce_eager: Call a step's kernels one by one, not as one recorded pass (for comparing).
+        async_scheduling: Schedule the next step while one runs; by default on a GPU only.
+        enforce_eager: Call a step's kernels one by one, not as one recorded pass or graph (for comparing).
     """
 
     model: str
@@ -67,6 +68,7 @@ class EngineConfig:
     enable_prefix_caching: bool = True
     num_threads: int | None = None
     seed: int | None = None
+    async_scheduling: bool | None = None
     enforce_eager: bool = False
 
     def __post_init__(self) -> None:
