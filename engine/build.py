@@ -22,6 +22,7 @@ from ..models.loader import load_model
 from ..models.weight_cache import WeightCache
 from .block_manager import BlockManager
 from .config import EngineConfig
+from .decode_graphs import CudaGraphs, GraphMaker, why_not_capturable
 from .engine import Engine
 from .find import find_model
 from .memory import (
@@ -34,8 +35,9 @@ from .memory import (
     plan_pool,
 )
 from .model_runner import ModelRunner
-from .profile import run_largest_step
+from .profile import run_largest_step, with_smaller_pools
 from .scheduler import Scheduler
+from .warm_up import keep_triton_cache, warm_up
 
 logger = logging.getLogger(__name__)
 
@@ -84,11 +86,11 @@ def kv_cache_shape(choice: ModelChoice, block_size: int) -> KVCacheShape:
 
 
 def build_engine(config: EngineConfig, *, progress: bool = False) -> tuple[Engine, ModelChoice, MemoryPlan]:
-    """Loads the model and makes an engine for it.
+    """Loads the model and makes an engine for it, which is ready to run: on a GPU, all is compiled.
 
     Args:
         config: All settings.
-        progress: Whether to show a progress bar while loading.
+        progress: Whether to show progress bars.
 
     Raises:
         ModelError: If the model cannot be loaded, or does not fit the memory.
@@ -96,14 +98,27 @@ def build_engine(config: EngineConfig, *, progress: bool = False) -> tuple[Engin
     choice = choose(config)
     if choice.device.type == "cpu":
         _set_num_threads(config.num_threads or usable_cores())
+    else:
+        keep_triton_cache()
     model = _load(config, choice, progress)
     num_tokens = config.max_num_batched_tokens or (
         CPU_BATCHED_TOKENS if choice.device.type == "cpu" else GPU_BATCHED_TOKENS
     )
+    maker = _graph_maker(config, choice)
     # Pages of mapped weights count as free memory, which they are only until they are needed again.
     to_come = _activation_bytes(config, choice, model, num_tokens) + model.num_mapped_bytes
-    plan = plan_memory(config, choice, to_come=to_come)
-    logger.info("%s", plan.describe())
+    if choice.device.type != "cpu":
+        to_come += kv_cache_shape(choice, config.block_size).bytes_per_block  # the padding's
+
+    def start(plan: MemoryPlan) -> tuple[ModelRunner, MemoryPlan]:
+        logger.info("%s", plan.describe())
+        return start_runner(config, choice, model, plan, num_tokens, maker, progress), plan
+
+    runner, plan = with_smaller_pools(
+        lambda limit: plan_memory(config, choice, to_come=to_come, limit=limit),
+        start,
+        may_shrink=config.num_blocks is None,
+    )
     if plan.max_model_len < choice.max_model_len:
         logger.warning(
             "the context is limited to %d of the model's %d tokens, which is what the KV cache holds",
@@ -118,16 +133,6 @@ def build_engine(config: EngineConfig, *, progress: bool = False) -> tuple[Engin
         max_num_waiting=config.max_num_waiting,
         clock=time.monotonic,
     )
-    runner = ModelRunner(
-        model,
-        allocate_kv_caches(choice, plan),
-        max_num_seqs=config.max_num_seqs,
-        max_model_len=choice.max_model_len,
-    )
-    if choice.device.type == "cpu" and not config.enforce_eager:
-        reason = runner.record(num_tokens)
-        if reason is not None:
-            logger.info("steps run op by op, not as one recorded call: %s", reason)
     engine = Engine(
         scheduler,
         runner,
@@ -137,6 +142,54 @@ def build_engine(config: EngineConfig, *, progress: bool = False) -> tuple[Engin
         async_scheduling=_is_set(config.async_scheduling, choice.device.type != "cpu"),
     )
     return engine, choice, plan
+
+
+def start_runner(
+    config: EngineConfig,
+    choice: ModelChoice,
+    model: CausalLM,
+    plan: MemoryPlan,
+    num_tokens: int,
+    maker: GraphMaker | None,
+    progress: bool,
+) -> ModelRunner:
+    """Allocates the caches and makes a runner that is ready: recorded on a CPU, warmed up on a GPU.
+
+    Args:
+        config: All settings.
+        choice: The model, and where it runs.
+        model: The model, loaded.
+        plan: The size of the pool.
+        num_tokens: The most tokens of a step.
+        maker: Makes the decoding graphs; None on a CPU, or where steps run kernel by kernel.
+        progress: Whether to show progress bars.
+    """
+    is_cpu = choice.device.type == "cpu"
+    num_blocks = plan.num_blocks + (0 if is_cpu and maker is None else 1)
+    runner = ModelRunner(
+        model,
+        allocate_kv_caches(choice, plan, num_blocks),
+        max_num_seqs=config.max_num_seqs,
+        max_model_len=plan.max_model_len,
+    )
+    if is_cpu and not config.enforce_eager:
+        reason = runner.record(num_tokens)
+        if reason is not None:
+            logger.info("steps run op by op, not as one recorded call: %s", reason)
+    if not is_cpu or maker is not None:
+        warm_up(runner, num_tokens=num_tokens, maker=maker, padding_block=plan.num_blocks, progress=progress)
+    return runner
+
+
+def _graph_maker(config: EngineConfig, choice: ModelChoice) -> GraphMaker | None:
+    """What captures decoding steps here, or None."""
+    if choice.device.type == "cpu" or config.enforce_eager:
+        return None
+    reason = why_not_capturable(choice.device.type)
+    if reason is not None:
+        logger.warning("decoding steps are not captured as graphs: %s", reason)
+        return None
+    return CudaGraphs()
 
 
 def _load(config: EngineConfig, choice: ModelChoice, progress: bool) -> CausalLM:
@@ -166,22 +219,31 @@ def _activation_bytes(config: EngineConfig, choice: ModelChoice, model: CausalLM
     if choice.device.type == "cpu":
         return 0
     torch.cuda.reset_peak_memory_stats(choice.device)
-    run_largest_step(
-        model,
-        kv_cache_shape(choice, config.block_size),
-        device=choice.device,
-        dtype=choice.cache_dtype,
-        num_tokens=num_tokens,
-        num_seqs=config.max_num_seqs,
-        max_model_len=choice.max_model_len,
-    )
+    try:
+        run_largest_step(
+            model,
+            kv_cache_shape(choice, config.block_size),
+            device=choice.device,
+            dtype=choice.cache_dtype,
+            num_tokens=num_tokens,
+            num_seqs=config.max_num_seqs,
+            max_model_len=choice.max_model_len,
+        )
+    except torch.OutOfMemoryError as error:
+        raise ModelTooLarge(
+            f"a step of {num_tokens} tokens does not fit the memory beside the weights "
+            f"({str(error).splitlines()[0]}); a smaller max_num_batched_tokens would need less",
+            param="max_num_batched_tokens",
+        ) from error
     torch.cuda.synchronize(choice.device)
     peak = torch.cuda.max_memory_reserved(choice.device)
     torch.cuda.empty_cache()
     return peak - torch.cuda.memory_reserved(choice.device)
 
 
-def plan_memory(config: EngineConfig, choice: ModelChoice, *, to_come: int = 0) -> MemoryPlan:
+def plan_memory(
+    config: EngineConfig, choice: ModelChoice, *, to_come: int = 0, limit: int | None = None
+) -> MemoryPlan:
     """Sizes the block pool from the memory that is available now.
 
     Args:
@@ -189,6 +251,7 @@ def plan_memory(config: EngineConfig, choice: ModelChoice, *, to_come: int = 0) 
         choice: The model.
         to_come: Bytes that are free now and will be taken by something else: activations, or
             weights that are not loaded yet.
+        limit: Bytes that the pool may take at most; None for no such limit.
     """
     if choice.device.type == "cpu":
         free = max(0, available_ram() - to_come)
@@ -199,7 +262,7 @@ def plan_memory(config: EngineConfig, choice: ModelChoice, *, to_come: int = 0) 
         budget = max(0, allowed - (total - free) - to_come)
     return plan_pool(
         kv_cache_shape(choice, config.block_size),
-        budget=budget,
+        budget=budget if limit is None else min(budget, limit),
         max_model_len=choice.max_model_len,
         max_num_seqs=config.max_num_seqs,
         num_blocks=config.num_blocks,
@@ -207,15 +270,22 @@ def plan_memory(config: EngineConfig, choice: ModelChoice, *, to_come: int = 0) 
     )
 
 
-def allocate_kv_caches(choice: ModelChoice, plan: MemoryPlan) -> list[Tensor]:
-    """One zeroed cache per layer, `[2, num_blocks, num_kv_heads, block_size, head_size]` and its scale."""
+def allocate_kv_caches(choice: ModelChoice, plan: MemoryPlan, num_blocks: int | None = None) -> list[Tensor]:
+    """One zeroed cache per layer, `[2, num_blocks, num_kv_heads, block_size, head_size]` and its scale.
+
+    Args:
+        choice: The model, and where it runs.
+        plan: The size of the pool.
+        num_blocks: Blocks of the cache, if it shall have more than the pool.
+    """
     shape, dtype = plan.shape, choice.cache_dtype
-    dims = (2, plan.num_blocks, shape.num_kv_heads, shape.block_size, shape.bytes_per_head // dtype.itemsize)
+    num_blocks = num_blocks or plan.num_blocks
+    dims = (2, num_blocks, shape.num_kv_heads, shape.block_size, shape.bytes_per_head // dtype.itemsize)
     if choice.device.type != "cpu":
         return [torch.zeros(dims, dtype=dtype, device=choice.device) for _ in range(shape.num_layers)]
     # numpy asks the system for zeroed pages, which cost nothing until they are written;
     # torch.zeros would touch every page of a pool that may never be used in full.
-    num_bytes = plan.num_blocks * shape.bytes_per_block // shape.num_layers
+    num_bytes = num_blocks * shape.bytes_per_block // shape.num_layers
     return [
         torch.from_numpy(np.zeros(num_bytes, dtype=np.uint8)).view(dtype).view(dims)
         for _ in range(shape.num_layers)
