@@ -110,15 +110,14 @@ def build_engine(config: EngineConfig, *, progress: bool = False) -> tuple[Engin
     if choice.device.type != "cpu":
         to_come += kv_cache_shape(choice, config.block_size).bytes_per_block  # the padding's
 
+    def plan_within(limit: int | None) -> MemoryPlan:
+        return plan_memory(config, choice, to_come=to_come, limit=limit)
+
     def start(plan: MemoryPlan) -> tuple[ModelRunner, MemoryPlan]:
         logger.info("%s", plan.describe())
         return start_runner(config, choice, model, plan, num_tokens, maker, progress), plan
 
-    runner, plan = with_smaller_pools(
-        lambda limit: plan_memory(config, choice, to_come=to_come, limit=limit),
-        start,
-        may_shrink=config.num_blocks is None,
-    )
+    runner, plan = with_smaller_pools(plan_within, start, may_shrink=config.num_blocks is None)
     if plan.max_model_len < choice.max_model_len:
         logger.warning(
             "the context is limited to %d of the model's %d tokens, which is what the KV cache holds",

@@ -145,6 +145,7 @@ class ModelRunner:
         """Computes the step. Running it twice is harmless: the same slots get the same values."""
         return self._start(scheduled).result()
 
+    @torch.inference_mode()
     def submit(self, scheduled: SchedulerOutput) -> StepHandle:
         """Starts the step, and keeps its tokens on the device for the next one.
 
@@ -156,7 +157,6 @@ class ModelRunner:
         self._fetch(handle)
         return handle
 
-    @torch.inference_mode()
     def _keep_tokens(self, chunks: Sequence[ScheduledChunk], sampling: Sequence[int], tokens: Tensor) -> None:
         """Notes the sampled tokens as the last ones of their requests."""
         rows = np.array([self.block_tables.row(chunks[i].request) for i in sampling])

@@ -86,21 +86,24 @@ def with_smaller_pools(
     Raises:
         ModelTooLarge: If it never suffices.
     """
-    limit: int | None = None
-    for attempt in range(1, MAX_ATTEMPTS + 1):
-        plan = plan_within(limit)
+    plan = plan_within(None)
+    for attempt in itertools.count(1):
         size = plan.num_blocks * plan.shape.bytes_per_block
         try:
             return start(plan)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            reason = str(error).partition("\n")[0] or type(error).__name__
         # What the attempt held went with its exception.
         gc.collect()
         torch.cuda.empty_cache()
         if not may_shrink or attempt == MAX_ATTEMPTS:
-            break
+            raise ModelTooLarge(
+                f"the memory does not suffice for a KV cache of {plan.num_blocks} blocks "
+                f"({format_bytes(size)}) beside what the model needs to run ({reason}); a smaller "
+                "num_blocks, memory_fraction, max_num_seqs or max_num_batched_tokens would need less"
+            )
         limit = int(size * SHRINK)
         logger.warning(
             "out of memory with a KV cache of %s (%s); trying again with at most %s",
@@ -108,11 +111,8 @@ def with_smaller_pools(
             reason,
             format_bytes(limit),
         )
-    raise ModelTooLarge(
-        f"the memory does not suffice for a KV cache of {plan.num_blocks} blocks ({format_bytes(size)}) "
-        f"beside what the model needs to run ({reason}); a smaller num_blocks, memory_fraction, "
-        "max_num_seqs or max_num_batched_tokens would need less"
-    )
+        plan = plan_within(limit)
+    raise AssertionError("the loop ends by itself")
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
