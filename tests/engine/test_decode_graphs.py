@@ -28,6 +28,7 @@ from fakes import (
 from quire import LLM, SamplingParams
 from quire.engine.build import allocate_kv_caches, choose
 from quire.engine.decode_graphs import CudaGraphs, RepeatedCalls, padded_sizes, why_not_capturable
+from quire.engine.engine import Engine
 from quire.engine.model_runner import ModelRunner
 from quire.engine.request import Request
 from quire.kernels import cpu
@@ -73,7 +74,7 @@ def draws_alone(prompt: list[int], params: SamplingParams, seed: int, num_tokens
 class EchoDay:
     """Random requests over the real runner with graphs, in a pool that is too small for them."""
 
-    def __init__(self, seed: int, *, draws: bool) -> None:
+    def __init__(self, seed: int, *, draws: bool, is_async: bool) -> None:
         self.rng = rng = random.Random(seed)
         self.block_size = rng.choice([1, 2, 4])
         self.max_model_len = 32
@@ -98,6 +99,13 @@ class EchoDay:
         assert captured == sizes[::-1]
         assert (self.cache[:, :num_blocks] == -7).all(), "capturing wrote into the pool"
         self.draws = draws
+        self.engine = Engine(
+            self.scheduler,
+            self.runner,
+            max_model_len=self.max_model_len,
+            eos_token_ids=(),
+            async_scheduling=is_async,
+        )
 
     def add(self, index: int) -> Request:
         rng = self.rng
@@ -127,8 +135,7 @@ class EchoDay:
         while len(requests) < 25 or self.scheduler.has_unfinished:
             if len(requests) < 25 and self.rng.random() < 0.6:
                 requests.append(self.add(len(requests)))
-            scheduled = self.scheduler.schedule()
-            self.scheduler.update(scheduled, self.runner.execute(scheduled))
+            self.engine.step()
             self.scheduler.check_integrity()
         for request in requests:
             prompt = request.token_ids[: request.num_prompt_tokens]
@@ -140,17 +147,18 @@ class EchoDay:
             assert request.token_ids[len(prompt) :] == expected, request
 
 
+@pytest.mark.parametrize("is_async", [False, True])
 @pytest.mark.parametrize("draws", [False, True])
-def test_random_schedules_on_the_echo_model(draws: bool) -> None:
+def test_random_schedules_on_the_echo_model(draws: bool, is_async: bool) -> None:
     num_preemptions = 0
-    for seed in range(40):
-        day = EchoDay(seed, draws=draws)
+    for seed in range(25):
+        day = EchoDay(seed, draws=draws, is_async=is_async)
         try:
             day.run()
         except AssertionError as error:
             raise AssertionError(f"seed {seed}: {error}") from error
         num_preemptions += day.scheduler.num_preemptions
-    assert num_preemptions > 40
+    assert num_preemptions > 25
 
 
 def test_steps_of_one_token_each_are_replayed_and_others_are_not() -> None:
@@ -217,7 +225,14 @@ def graphed(folder: Path, **settings: Any) -> LLM:
 @pytest.mark.skipif(cpu.unavailable() is not None, reason="the C++ kernels are not built")
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"num_blocks": 70, "block_size": 4}, {"max_num_batched_tokens": 1}, {"dtype": "bfloat16"}],
+    [
+        {},
+        {"num_blocks": 70, "block_size": 4},
+        {"max_num_batched_tokens": 1},
+        {"dtype": "bfloat16"},
+        {"async_scheduling": True},
+        {"async_scheduling": True, "num_blocks": 70, "block_size": 4},
+    ],
     ids=str,
 )
 def test_a_tiny_model_answers_the_same_bit_for_bit(
@@ -248,7 +263,7 @@ def test_a_tiny_model_answers_the_same_bit_for_bit(
         ]
 
     settings = {"max_num_seqs": 12, "max_model_len": 96, **settings}
-    eager = LLM(str(folder), enforce_eager=True, **settings)
+    eager = LLM(str(folder), enforce_eager=True, **{**settings, "async_scheduling": False})
     expected = answers(eager)
     llm = graphed(folder, **settings)
     assert answers(llm) == expected
