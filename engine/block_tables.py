@@ -87,7 +87,11 @@ class DeviceBlockTables:
         self.tensor[rows] = padding_block
         self.padding_row = rows
         self._tables = tables
-        tables.note_changes()
+
+    def start(self) -> None:
+        """Takes over the host's tables as they are; from now on `follow` brings what changes."""
+        self.tensor[: self.padding_row] = torch.from_numpy(self._tables.array).to(self.tensor.device)
+        self._tables.note_changes()
 
     def follow(self, transfers: Transfers) -> None:
         """Takes over what has changed on the host."""

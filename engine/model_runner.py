@@ -139,6 +139,7 @@ class ModelRunner:
             draw=self.draw,
         )
         yield from graphs.capture(maker, sizes)
+        tables.start()
         self.graphs = graphs
 
     def execute(self, scheduled: SchedulerOutput) -> ModelRunnerOutput:

@@ -114,6 +114,7 @@ def test_what_cannot_be_captured_runs_kernel_by_kernel(caplog: pytest.LogCapture
         runner, num_tokens=8, maker=FailingGraphs(RuntimeError("operation not permitted")), padding_block=8
     )
     assert runner.graphs is None
+    assert runner.block_tables._changes is None, "changes are kept that nobody takes"  # pyright: ignore[reportPrivateUsage]
     assert "cannot be captured as graphs and run kernel by kernel" in caplog.text
 
 
