@@ -144,9 +144,11 @@ ENGINE = Group(
         "enable_prefix_caching": "Reuse the cache blocks of equal prompt prefixes.",
         "num_threads": "CPU threads for the model; by default all cores that it may use.",
         "seed": "Seeds the seeds of requests that bring none.",
-        "enforce_eager": "Call a step's kernels one by one, not as one recorded pass.",
+        "async_scheduling": "Schedule the next step while one runs; by default on a GPU only.",
+        "enforce_eager": "Call a step's kernels one by one, not as one recorded pass or graph.",
     },
     flags={
+        "async_scheduling": "--async-scheduling/--no-async-scheduling",
         "enforce_eager": "--enforce-eager",
         "enable_prefix_caching": "--prefix-caching/--no-prefix-caching",
         "num_threads": "--threads",

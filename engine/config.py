@@ -46,8 +46,9 @@ class EngineConfig:
         num_threads: CPU threads for the model, all ranks together; by default all cores that this process
             may use.
         seed: Seeds the seeds of requests that bring none.
-        enforce_eager: Call a step's kernels one by one, not as one recorded pass (for comparing); several
-            ranks always do.
+        async_scheduling: Schedule the next step while one runs; by default on a GPU only.
+        enforce_eager: Call a step's kernels one by one, not as one recorded pass or graph (for comparing);
+            several ranks always do.
     """
 
     model: str
@@ -73,6 +74,7 @@ class EngineConfig:
     enable_prefix_caching: bool = True
     num_threads: int | None = None
     seed: int | None = None
+    async_scheduling: bool | None = None
     enforce_eager: bool = False
 
     def __post_init__(self) -> None:

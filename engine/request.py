@@ -39,6 +39,7 @@ class Request:
     Attributes:
         token_ids: Prompt and output; grows by one with each sampled token.
         num_computed_tokens: How many of them have their keys and values in the cache.
+        num_pending_tokens: How many at the end are being sampled: placeholders (see `in_flight`).
         block_ids: The block table. Owned by the BlockManager; others only read it.
         block_hashes: Chained hashes of the full blocks, made on demand by the BlockManager.
         arrival: Order of arrival, the tie-breaker between equal priorities.
@@ -73,6 +74,7 @@ class Request:
         "max_num_tokens",
         "num_cached_tokens",
         "num_computed_tokens",
+        "num_pending_tokens",
         "num_preemptions",
         "num_prompt_tokens",
         "num_scored_tokens",
@@ -137,6 +139,7 @@ class Request:
         self.num_computed_tokens = 0
         self.num_cached_tokens = 0
         self.num_scored_tokens = 0
+        self.num_pending_tokens = 0
         self.num_preemptions = 0
         self.block_ids: list[int] = []
         self.block_hashes: list[bytes] = []
@@ -146,7 +149,7 @@ class Request:
 
     @property
     def num_tokens(self) -> int:
-        """Known tokens: the prompt and what has been sampled."""
+        """Known tokens: the prompt and what has been sampled, or is being sampled."""
         return len(self.token_ids)
 
     @property
