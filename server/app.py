@@ -15,9 +15,12 @@ from .errors import answer_http_exception, answer_quire_error
 from .gate import RequestGate
 from .health import TYPES as HEALTH_TYPES
 from .health import health_routes
+from .live import TYPES as LIVE_TYPES
+from .live import live_routes
 from .metrics import Metrics
 from .openai.routes import TYPES as OPENAI_TYPES
 from .openai.routes import openai_routes
+from .page import page_routes
 from .settings import ServerSettings
 
 if TYPE_CHECKING:
@@ -42,6 +45,8 @@ def create_app(engine: AsyncEngine, settings: ServerSettings | None = None) -> F
     app.add_exception_handler(HTTPException, answer_http_exception)
     app.add_middleware(RequestGate, context=context)
     app.include_router(health_routes(context))
+    app.include_router(live_routes(context))
+    app.include_router(page_routes())
     app.include_router(openai_routes(context))
-    openapi.install(app, (*HEALTH_TYPES, *OPENAI_TYPES))
+    openapi.install(app, (*HEALTH_TYPES, *LIVE_TYPES, *OPENAI_TYPES))
     return app
