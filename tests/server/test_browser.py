@@ -71,6 +71,7 @@ async def test_chat_and_cache(scheme: str) -> None:
     ):
         await shows(tab, "#connection", "connected")
         await shows(tab, "#count-free", "100")
+        await tab.click("#settings summary")
         await tab.fill("#max-tokens", "60")
         await tab.fill("#prompt", "<b>no markup</b> and **strong**")
         await tab.keyboard.press("Enter")
