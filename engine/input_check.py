@@ -19,10 +19,16 @@ def check_request(
     """Checks a prompt and its parameters against the model.
 
     Raises:
-        InvalidRequest: An empty prompt, a token id outside of the vocabulary, or parameters that
-            leave no token to sample.
+        InvalidRequest: An empty prompt, a token id outside of the vocabulary, parameters that leave
+            no token to sample, or a `best_of` that has not been resolved.
         ContextLengthExceeded: The prompt, or the prompt and `max_tokens`, exceed the context.
     """
+    if params.ranks:
+        raise InvalidRequest(
+            f"best_of ({params.best_of}) above n ({params.n}) cannot be streamed: "
+            "the best are known at the end",
+            param="best_of",
+        )
     if not prompt_token_ids:
         raise InvalidRequest("the prompt is empty", param="prompt")
     num_prompt = len(prompt_token_ids)

@@ -17,7 +17,7 @@ from .build import build_engine
 from .config import EngineConfig
 from .engine import split_choices
 from .input_check import check_request
-from .output_processor import OutputProcessor, merge
+from .output_processor import OutputProcessor, keep_best, merge
 from .outputs import CompletionOutput, RequestOutput
 from .sampling_params import SamplingParams
 from .stats import EngineStats
@@ -90,17 +90,19 @@ class LLM:
         params_list = _one_each("sampling_params", sampling_params or default, len(prompt_list))
         priorities = _one_each("priority", 0 if priority is None else priority, len(prompt_list))
         checked = [
-            self._check(prompt, params) for prompt, params in zip(prompt_list, params_list, strict=True)
+            self._check(prompt, params.with_all_choices())
+            for prompt, params in zip(prompt_list, params_list, strict=True)
         ]
         requests: dict[str, RequestOutput] = {}
         for (token_ids, text, params), rank in zip(checked, priorities, strict=True):
             request_id = self._add(token_ids, params, text, rank)
             requests[request_id] = RequestOutput(request_id, text, token_ids)
         try:
-            return self._run(requests, use_tqdm)
+            outputs = self._run(requests, use_tqdm)
         finally:
             for request_id in requests:
                 self._abort(request_id)
+        return [keep_best(output, params) for output, params in zip(outputs, params_list, strict=True)]
 
     def chat(
         self,

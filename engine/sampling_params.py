@@ -54,6 +54,8 @@ class SamplingParams:
 
     Attributes:
         n: Choices per prompt; they share the prompt's cache blocks.
+        best_of: Generate so many choices and return the n whose tokens have the highest cumulative
+            log-probability, best first. None for n. Above n, the answer cannot be streamed.
         max_tokens: Tokens to generate at most, or None for as many as the context holds. 0 only
             scores the prompt, with `prompt_logprobs`.
         min_tokens: Until so many tokens are out, neither EOS nor a stop token can be sampled.
@@ -80,6 +82,7 @@ class SamplingParams:
     """
 
     n: int = 1
+    best_of: int | None = None
     max_tokens: int | None = 16
     min_tokens: int = 0
     temperature: float = 1.0
@@ -107,6 +110,8 @@ class SamplingParams:
         if self.top_k == -1:
             object.__setattr__(self, "top_k", 0)
         _integer("n", self.n, 1, MAX_CHOICES)
+        if self.best_of is not None:
+            _integer("best_of", self.best_of, self.n, MAX_CHOICES)
         _number("temperature", self.temperature, 0.0, 2.0)
         _number("top_p", self.top_p, 0.0, 1.0, open_low=True)
         _number("min_p", self.min_p, 0.0, 1.0)
@@ -183,6 +188,21 @@ class SamplingParams:
     def greedy(self) -> bool:
         """Whether the most likely token is always taken."""
         return self.temperature == 0.0
+
+    @property
+    def ranks(self) -> bool:
+        """Whether more choices are generated than are returned."""
+        return self.best_of is not None and self.best_of > self.n
+
+    def with_all_choices(self) -> SamplingParams:
+        """The parameters by which the engine generates all choices of which the best are kept.
+
+        They have the log-probabilities by which `output_processor.keep_best` ranks them.
+        """
+        if self.best_of is None:
+            return self
+        logprobs = 0 if self.ranks and self.logprobs is None else self.logprobs
+        return replace(self, n=self.best_of, best_of=None, logprobs=logprobs)
 
     def for_choice(self, index: int) -> SamplingParams:
         """The parameters of one of the n choices: n = 1, and a seed of its own.

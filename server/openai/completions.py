@@ -10,8 +10,9 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from ...engine.output_processor import keep_best
 from ...engine.outputs import CompletionOutput, RequestOutput, TokenLogprobs
-from ...engine.sampling_params import MAX_CHOICES, SamplingParams
+from ...engine.sampling_params import SamplingParams
 from ...errors import InvalidRequest
 from ..context import RequestRecord, ServerContext
 from ..generation import Batch, DeltaStream, Job, collect, encode, run, while_connected
@@ -55,7 +56,10 @@ async def create_completion(context: ServerContext, request: Request) -> Respons
 async def _answer(context: ServerContext, request: Request, body: CompletionRequest) -> Response:
     record: RequestRecord = request.state.record
     check_common(context, request, body)
-    job = await _job(context, request, body)
+    params = _params(context, body)
+    if params.ranks and body.stream:
+        raise InvalidRequest("best_of above n cannot be streamed", param="best_of")
+    job = await _job(context, request, body, params.with_all_choices())
     envelope = new_envelope(context, f"cmpl-{record.request_id}")
     writer = _Writer(context, body)
     if body.stream:
@@ -71,7 +75,11 @@ async def _answer(context: ServerContext, request: Request, body: CompletionRequ
                 id=envelope.id,
                 created=envelope.created,
                 model=envelope.model,
-                choices=[choice for index, output in totals for choice in writer.whole(index, output)],
+                choices=[
+                    choice
+                    for index, output in totals
+                    for choice in writer.whole(index, keep_best(output, params))
+                ],
                 usage=usage(record),
             )
         )
@@ -80,8 +88,9 @@ async def _answer(context: ServerContext, request: Request, body: CompletionRequ
     return Response(await context.offload(size, write), media_type="application/json")
 
 
-async def _job(context: ServerContext, request: Request, body: CompletionRequest) -> Job:
-    params = _params(context, body)
+async def _job(
+    context: ServerContext, request: Request, body: CompletionRequest, params: SamplingParams
+) -> Job:
     prompts = split_prompts(body.prompt, context.settings.max_prompts)
     if len(prompts) * params.n > context.settings.max_sequences:
         raise InvalidRequest(
@@ -108,24 +117,16 @@ async def _job(context: ServerContext, request: Request, body: CompletionRequest
 
 
 def _params(context: ServerContext, body: CompletionRequest) -> SamplingParams:
-    n = or_default(body.n, 1)
-    best_of = or_default(body.best_of, n)
-    if not n <= best_of <= max(n, MAX_CHOICES):
-        raise InvalidRequest(
-            f"best_of must be between n ({n}) and {MAX_CHOICES}, got {best_of}", param="best_of"
-        )
-    if best_of > n and body.stream:
-        raise InvalidRequest("best_of above n cannot be streamed", param="best_of")
-    ranks = best_of > n
     scores = body.prompt_logprobs
     if body.echo and (body.logprobs is not None or body.max_tokens == 0):
         scores = max(or_default(scores, 0), or_default(body.logprobs, 0))
     return sampling_params(
         body,
         context.engine.model_config.generation,
-        n=best_of if n >= 1 else n,  # what is wrong with n is said of n
+        n=or_default(body.n, 1),
+        best_of=body.best_of,
         max_tokens=or_default(body.max_tokens, DEFAULT_MAX_TOKENS),
-        logprobs=0 if ranks and body.logprobs is None else body.logprobs,
+        logprobs=body.logprobs,
         prompt_logprobs=scores,
     )
 
@@ -163,12 +164,8 @@ class _Writer:
         self._prompt_logprobs: dict[int, list[TokenLogprobs | None]] = {}
 
     def whole(self, prompt: int, output: RequestOutput) -> list[CompletionChoice]:
-        """All choices of a finished prompt; of `best_of`, those with the best mean log-probability."""
-        parts = output.outputs
-        if len(parts) > self._n:
-            parts = sorted(parts, key=_mean_logprob, reverse=True)[: self._n]
-            parts = [replace(part, index=index) for index, part in enumerate(parts)]
-        choices = [self.choice(prompt, output, part) for part in parts]
+        """The choices of a finished prompt."""
+        choices = [self.choice(prompt, output, part) for part in output.outputs]
         if self._body.prompt_logprobs is not None and output.prompt_logprobs is not None:
             for choice in choices:
                 choice.prompt_logprobs = prompt_logprobs(output.prompt_logprobs, self._body.prompt_logprobs)
@@ -260,7 +257,3 @@ async def _events(
     if with_usage:
         last.usage = usage(record)
         yield event(msgspec.json.encode(last))
-
-
-def _mean_logprob(part: CompletionOutput) -> float:
-    return (part.cumulative_logprob or 0.0) / max(1, len(part.token_ids))

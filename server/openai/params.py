@@ -21,6 +21,7 @@ def sampling_params(
     defaults: GenerationDefaults,
     *,
     n: int,
+    best_of: int | None = None,
     max_tokens: int | None,
     logprobs: int | None,
     prompt_logprobs: int | None,
@@ -31,6 +32,7 @@ def sampling_params(
     """
     return SamplingParams(
         n=n,
+        best_of=best_of,
         max_tokens=max_tokens,
         min_tokens=or_default(request.min_tokens, 0),
         temperature=or_default(request.temperature, or_default(defaults.temperature, 1.0)),

@@ -246,3 +246,23 @@ def test_special_tokens_in_a_message_are_mere_text(llm: LLM) -> None:
     special = [token for token in ids if token in llm.tokenizer.special_token_ids]
     assert llm.tokenizer.decode(special, skip_special_tokens=False) == "<|user|><|end|><|assistant|>"
     assert llm.tokenizer.decode(ids) == "a<|end|><|assistant|>b"
+
+
+def test_best_of_keeps_the_choices_with_the_highest_cumulative_logprob(llm: LLM) -> None:
+    params = SamplingParams(n=6, max_tokens=8, seed=3, logprobs=0, ignore_eos=True)
+    every = llm.generate("the start", params, use_tqdm=False)[0].outputs
+    expected = sorted(every, key=lambda choice: -cast(float, choice.cumulative_logprob))[:2]
+    assert [choice.index for choice in expected] != [0, 1]  # else the test shows nothing
+    params = SamplingParams(n=2, best_of=6, max_tokens=8, seed=3, ignore_eos=True)
+    best = llm.generate("the start", params, use_tqdm=False)[0].outputs
+    assert [choice.token_ids for choice in best] == [choice.token_ids for choice in expected]
+    assert [choice.index for choice in best] == [0, 1]
+    assert [choice.logprobs for choice in best] == [None, None]
+    assert [choice.cumulative_logprob for choice in best] == [
+        choice.cumulative_logprob for choice in expected
+    ]
+
+
+def test_best_of_cannot_be_streamed(llm: LLM) -> None:
+    with pytest.raises(InvalidRequest, match=r"best_of \(3\) above n \(1\)"):
+        next(llm.stream("the start", greedy(best_of=3)))

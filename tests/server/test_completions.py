@@ -150,6 +150,8 @@ async def test_best_of_takes_the_most_likely(served: Served) -> None:
     assert [(choice["index"], choice["text"]) for choice in answer["choices"]] == [(0, "ca"), (1, "bc")]
     assert answer["choices"][0]["logprobs"] is None
     assert answer["usage"]["completion_tokens"] == 6
+    response = await served.complete(prompt="abc", n=2, best_of=3, max_tokens=2, logprobs=0)
+    assert response.json()["choices"][0]["logprobs"]["token_logprobs"] == [-1 / 3, -1 / 3]
 
 
 async def test_stop_strings(served: Served) -> None:
