@@ -24,7 +24,7 @@ from . import protocol
 from .config import EngineConfig
 from .find import FoundModel, find_model
 from .grammar_checker import GrammarChecker
-from .input_check import check_request
+from .input_check import check_request, resolve_bad_words
 from .output_processor import OutputProcessor
 from .outputs import FinishReason, RequestOutput
 from .protocol import (
@@ -206,6 +206,7 @@ class AsyncEngine:
             EngineDied: The engine process ended while the request was in it.
             EngineError: The engine failed on this request.
         """
+        params = resolve_bad_words(params, self.tokenizer)
         check_request(
             prompt_token_ids,
             params,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from ..errors import ContextLengthExceeded, InvalidRequest
+from ..models.tokenizer import Tokenizer
 from .sampling_params import SamplingParams
 
 
@@ -60,3 +62,25 @@ def check_request(
                 f"min_tokens={params.min_tokens} forbids stop tokens, and no others are allowed",
                 param="min_tokens",
             )
+
+
+def resolve_bad_words(params: SamplingParams, tokenizer: Tokenizer) -> SamplingParams:
+    """Moves `bad_words` to `bad_words_token_ids`, which is all that the engine knows.
+
+    A word has one spelling in tokens at the beginning of a text, one after a space, and one in the middle
+    of a line; often these are not the same.
+    """
+    if not params.bad_words:
+        return params
+    sequences = {tuple(sequence): None for sequence in params.bad_words_token_ids}
+    newline = tokenizer.encode("\n", add_special_tokens=False)
+    for word in params.bad_words:
+        bare = word.lstrip(" ")
+        for text in (bare, " " + bare):
+            sequences[tuple(tokenizer.encode(text, add_special_tokens=False))] = None
+        # SentencePiece puts a space in front of a text, so the bare word is found behind a line's end.
+        after = tokenizer.encode("\n" + bare, add_special_tokens=False)
+        if after[: len(newline)] == newline:
+            sequences[tuple(after[len(newline) :])] = None
+    sequences.pop((), None)
+    return replace(params, bad_words=(), bad_words_token_ids=[list(sequence) for sequence in sequences])

@@ -16,7 +16,7 @@ from ..models.tokenizer import Tokenizer
 from .build import build_engine
 from .config import EngineConfig
 from .engine import split_choices
-from .input_check import check_request
+from .input_check import check_request, resolve_bad_words
 from .output_processor import OutputProcessor, keep_best, merge
 from .outputs import CompletionOutput, RequestOutput
 from .sampling_params import SamplingParams
@@ -183,6 +183,7 @@ class LLM:
             token_ids = list(prompt["prompt_token_ids"])
         else:
             token_ids = list(prompt)
+        params = resolve_bad_words(params, self.tokenizer)
         check_request(
             token_ids,
             params,

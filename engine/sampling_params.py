@@ -13,6 +13,8 @@ MAX_CHOICES = 128
 MAX_STOP_STRINGS = 16
 MAX_STOP_CHARACTERS = 1024
 MAX_LOGPROBS = 20
+MAX_BAD_WORDS = 128
+MAX_BAD_WORD_CHARACTERS = 256
 SEED_LIMIT = 1 << 63
 
 
@@ -69,6 +71,10 @@ class SamplingParams:
             in the prompt or the output (Keskar et al., 2019).
         logit_bias: Added to the logits of the named token ids.
         allowed_token_ids: If given, only these tokens can be sampled.
+        bad_words: Texts whose tokens never come one after the other in the output: as each text is
+            written at its beginning, and after a space.
+        bad_words_token_ids: Token sequences that never come in the output. Those of `bad_words` are
+            added by `input_check.resolve_bad_words`.
         seed: Makes the noise reproducible; None draws a seed. The noise of a token is a function
             of the seed and the token's position alone, so it does not depend on the batch.
         stop: Strings that end the output when they appear in its text.
@@ -94,6 +100,8 @@ class SamplingParams:
     repetition_penalty: float = 1.0
     logit_bias: Mapping[int, float] = field(default_factory=dict[int, float])
     allowed_token_ids: Sequence[int] | None = None
+    bad_words: Sequence[str] = ()
+    bad_words_token_ids: Sequence[Sequence[int]] = ()
     seed: int | None = None
     stop: Sequence[str] | str = ()
     stop_token_ids: Sequence[int] = ()
@@ -123,6 +131,7 @@ class SamplingParams:
             _integer("seed", self.seed, -SEED_LIMIT, SEED_LIMIT - 1)
         self._check_lengths()
         self._check_stops()
+        self._check_bad_words()
         for name in ("logprobs", "prompt_logprobs"):
             if getattr(self, name) is not None:
                 _integer(name, getattr(self, name), 0, MAX_LOGPROBS)
@@ -170,12 +179,29 @@ class SamplingParams:
                     param="stop",
                 )
 
+    def _check_bad_words(self) -> None:
+        if isinstance(self.bad_words, str) or len(self.bad_words) > MAX_BAD_WORDS:
+            raise InvalidRequest(
+                f"bad_words takes a list of at most {MAX_BAD_WORDS} texts, got {_shown(self.bad_words)}",
+                param="bad_words",
+            )
+        for text in self.bad_words:
+            if not isinstance(text, str) or not text.strip() or len(text) > MAX_BAD_WORD_CHARACTERS:
+                raise InvalidRequest(
+                    f"a bad word must have 1 to {MAX_BAD_WORD_CHARACTERS} characters, and not only spaces, "
+                    f"got {_shown(text)}",
+                    param="bad_words",
+                )
+        if not all(self.bad_words_token_ids):
+            raise InvalidRequest("bad_words_token_ids holds an empty list", param="bad_words_token_ids")
+
     def check_vocabulary(self, vocab_size: int) -> None:
         """Raises `InvalidRequest` if a token id is not below `vocab_size`."""
         for name, tokens in (
             ("logit_bias", self.logit_bias),
             ("stop_token_ids", self.stop_token_ids),
             ("allowed_token_ids", self.allowed_token_ids or ()),
+            *(("bad_words_token_ids", sequence) for sequence in self.bad_words_token_ids),
         ):
             for token in tokens:
                 if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < vocab_size:

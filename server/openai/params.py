@@ -46,6 +46,7 @@ def sampling_params(
         ),
         logit_bias=_logit_bias(request.logit_bias),
         allowed_token_ids=request.allowed_token_ids,
+        bad_words=or_default(request.bad_words, []),
         seed=request.seed,
         stop=or_default(request.stop, []),
         stop_token_ids=or_default(request.stop_token_ids, []),

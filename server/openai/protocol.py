@@ -15,7 +15,6 @@ from .structured import StructuredFields
 
 # What quire knows and does not do, with the values by which a client asks for nothing special.
 UNSUPPORTED: dict[str, tuple[object, ...]] = {
-    "bad_words": ([],),
     "length_penalty": (1, 1.0),
     "prompt_embeds": (),
     "return_tokens_as_token_ids": (False,),
@@ -70,6 +69,7 @@ class SamplingFields(StructuredFields, forbid_unknown_fields=True, kw_only=True)
     ignore_eos: bool | None = None
     skip_special_tokens: bool | None = None
     allowed_token_ids: list[int] | None = None
+    bad_words: list[str] | None = None
     prompt_logprobs: int | None = None
     priority: int | None = None
     cache_salt: str | None = None

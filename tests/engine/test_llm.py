@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -266,3 +267,25 @@ def test_best_of_keeps_the_choices_with_the_highest_cumulative_logprob(llm: LLM)
 def test_best_of_cannot_be_streamed(llm: LLM) -> None:
     with pytest.raises(InvalidRequest, match=r"best_of \(3\) above n \(1\)"):
         next(llm.stream("the start", greedy(best_of=3)))
+
+
+def test_bad_words_never_come(llm: LLM) -> None:
+    plain = llm.generate("the start", greedy(max_tokens=40), use_tqdm=False)[0].outputs[0]
+    encode = functools.partial(llm.tokenizer.encode, add_special_tokens=False)
+    texts = [llm.tokenizer.token_text(token) for token in plain.token_ids]
+    words = [text for text, token in zip(texts, plain.token_ids, strict=True) if encode(text) == [token]]
+    words = sorted({word.strip() for word in words if word.strip()})[:4]
+    assert words, "the test needs a token that a text becomes"
+    changed = llm.generate("the start", greedy(max_tokens=40, bad_words=words), use_tqdm=False)[0].outputs[0]
+    assert changed.token_ids != plain.token_ids
+    for word in words:
+        for sequence in (encode(word), encode(" " + word)):
+            tokens = changed.token_ids
+            assert sequence not in [tokens[i : i + len(sequence)] for i in range(len(tokens))]
+    banned = plain.token_ids[2:5]
+    params = greedy(max_tokens=40, bad_words_token_ids=[banned])
+    changed = llm.generate("the start", params, use_tqdm=False)[0].outputs[0]
+    assert changed.token_ids[:4] == plain.token_ids[:4]
+    assert changed.token_ids[4] != plain.token_ids[4]
+    with pytest.raises(InvalidRequest, match="bad_words_token_ids holds 1000000"):
+        llm.generate("the start", greedy(bad_words_token_ids=[[1_000_000]]), use_tqdm=False)

@@ -49,6 +49,12 @@ BAD: list[tuple[str, Any]] = [
     ("logit_bias", {-1: 1.0}),
     ("logit_bias", {1: float("nan")}),
     ("allowed_token_ids", []),
+    ("bad_words", "text"),
+    ("bad_words", [""]),
+    ("bad_words", [" "]),
+    ("bad_words", ["x"] * 10_000),
+    ("bad_words", ["x" * 10_000]),
+    ("bad_words_token_ids", [[]]),
 ]
 
 

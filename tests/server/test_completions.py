@@ -232,3 +232,15 @@ async def test_special_tokens_are_shown_on_demand() -> None:
     text = served.engine.tokenizer.token_text(5)
     assert hidden.json()["choices"][0]["text"] == text
     assert shown.json()["choices"][0]["text"] == text + "<eos>"
+
+
+@pytest.mark.parametrize("kind", ["completions", "chat"])
+async def test_bad_words_reach_the_engine_as_tokens(served: Served, kind: str) -> None:
+    send = served.complete if kind == "completions" else served.chat
+    assert (await send(bad_words=["ab", " c"])).status_code == 200
+    ((_, params, _, _),) = served.engine.seen
+    encode = served.engine.tokenizer.encode
+    assert params.bad_words == ()
+    assert [list(sequence) for sequence in params.bad_words_token_ids] == [
+        encode(text) for text in ("ab", " ab", "c", " c")
+    ]
