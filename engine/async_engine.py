@@ -24,7 +24,7 @@ from . import protocol
 from .config import EngineConfig
 from .find import FoundModel, find_model
 from .grammar_checker import GrammarChecker
-from .input_check import check_request, resolve_bad_words
+from .input_check import check_request, resolve_bad_words, truncate_prompt
 from .output_processor import OutputProcessor
 from .outputs import FinishReason, RequestOutput
 from .protocol import (
@@ -207,6 +207,7 @@ class AsyncEngine:
             EngineError: The engine failed on this request.
         """
         params = resolve_bad_words(params, self.tokenizer)
+        prompt_token_ids = truncate_prompt(prompt_token_ids, params, self.tokenizer, self.max_model_len)
         check_request(
             prompt_token_ids,
             params,

@@ -84,3 +84,27 @@ def resolve_bad_words(params: SamplingParams, tokenizer: Tokenizer) -> SamplingP
             sequences[tuple(after[len(newline) :])] = None
     sequences.pop((), None)
     return replace(params, bad_words=(), bad_words_token_ids=[list(sequence) for sequence in sequences])
+
+
+def truncate_prompt(
+    token_ids: list[int], params: SamplingParams, tokenizer: Tokenizer, max_model_len: int
+) -> list[int]:
+    """The prompt as `params.truncate_prompt_tokens` leaves it; one that is short enough stays as it is.
+
+    Raises `InvalidRequest` if more tokens are to be kept than the context holds.
+    """
+    limit = params.truncate_prompt_tokens
+    if limit is None:
+        return token_ids
+    if limit == -1:
+        limit = max(1, max_model_len - (1 if params.max_tokens is None else params.max_tokens))
+    elif limit > max_model_len:
+        raise InvalidRequest(
+            f"truncate_prompt_tokens ({limit}) exceeds this model's context of {max_model_len} tokens",
+            param="truncate_prompt_tokens",
+        )
+    if len(token_ids) <= limit:
+        return token_ids
+    first = tokenizer.encode("")
+    kept = len(first) if len(first) < limit and token_ids[: len(first)] == first else 0
+    return token_ids[:kept] + token_ids[len(token_ids) - (limit - kept) :]

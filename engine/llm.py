@@ -16,7 +16,7 @@ from ..models.tokenizer import Tokenizer
 from .build import build_engine
 from .config import EngineConfig
 from .engine import split_choices
-from .input_check import check_request, resolve_bad_words
+from .input_check import check_request, resolve_bad_words, truncate_prompt
 from .output_processor import OutputProcessor, keep_best, merge
 from .outputs import CompletionOutput, RequestOutput
 from .sampling_params import SamplingParams
@@ -184,6 +184,7 @@ class LLM:
         else:
             token_ids = list(prompt)
         params = resolve_bad_words(params, self.tokenizer)
+        token_ids = truncate_prompt(token_ids, params, self.tokenizer, self.max_model_len)
         check_request(
             token_ids,
             params,

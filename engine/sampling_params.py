@@ -83,6 +83,9 @@ class SamplingParams:
         ignore_eos: Whether generation goes on after EOS.
         logprobs: Return the log-probability of each token and of this many most likely ones.
         prompt_logprobs: The same for the tokens of the prompt.
+        truncate_prompt_tokens: Keep only so many tokens of a longer prompt, its last ones, behind the
+            special tokens that the tokenizer puts in front of a text. -1 for as many as the context holds
+            besides `max_tokens` (besides one token if that is None).
         skip_special_tokens: Whether the text leaves special tokens out.
         structured_outputs: A form that the output must have.
     """
@@ -109,6 +112,7 @@ class SamplingParams:
     ignore_eos: bool = False
     logprobs: int | None = None
     prompt_logprobs: int | None = None
+    truncate_prompt_tokens: int | None = None
     skip_special_tokens: bool = True
     structured_outputs: StructuredOutputsParams | None = None
 
@@ -160,6 +164,8 @@ class SamplingParams:
             _integer("max_tokens", self.max_tokens, 0, (1 << 31) - 1)
         if self.max_tokens == 0 and self.prompt_logprobs is None:
             raise InvalidRequest("max_tokens must be at least 1, got 0", param="max_tokens")
+        if self.truncate_prompt_tokens is not None and self.truncate_prompt_tokens != -1:
+            _integer("truncate_prompt_tokens", self.truncate_prompt_tokens, 1, (1 << 31) - 1)
         _integer("min_tokens", self.min_tokens, 0, (1 << 31) - 1)
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
             raise InvalidRequest(

@@ -9,6 +9,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from ...engine.input_check import truncate_prompt
 from ...engine.outputs import CompletionOutput
 from ...engine.sampling_params import MAX_LOGPROBS
 from ...engine.structured_params import StructuredOutputsParams
@@ -31,7 +32,7 @@ from .common import (
     prompt_logprobs,
     usage,
 )
-from .logprobs import chat_logprobs
+from .logprobs import Spelling
 from .message_protocol import Delta
 from .params import or_default, sampling_params
 from .protocol import (
@@ -122,6 +123,7 @@ async def _chat(context: ServerContext, request: Request, body: ChatCompletionRe
     if answer_format.needs_special_tokens:
         params = replace(params, skip_special_tokens=False)
     (tokens,) = await encode(context, [prompt.text], add_special_tokens=body.add_special_tokens is True)
+    tokens = truncate_prompt(tokens, params, context.engine.tokenizer, context.engine.max_model_len)
     job = Job(prompts=[tokens], params=[params], priority=priority(request, body), cache_salt=body.cache_salt)
     return _Chat(job, tools, answer_format)
 
@@ -199,6 +201,7 @@ class _Writer:
 
     def __init__(self, context: ServerContext, body: ChatCompletionRequest, chat: _Chat) -> None:
         self._tokenizer = context.engine.tokenizer
+        self._spelling = Spelling(self._tokenizer, as_ids=body.return_tokens_as_token_ids is True)
         self._body = body
         self._chat = chat
         self._turns: dict[int, Turn] = {}
@@ -263,8 +266,8 @@ class _Writer:
     def _logprobs(self, part: CompletionOutput) -> ChatLogprobs | None:
         if not self._body.logprobs or not part.token_ids:
             return None
-        return chat_logprobs(
-            self._tokenizer, part.token_ids, part.logprobs or [], or_default(self._body.top_logprobs, 0)
+        return self._spelling.chat_logprobs(
+            part.token_ids, part.logprobs or [], or_default(self._body.top_logprobs, 0)
         )
 
 

@@ -10,6 +10,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from ...engine.input_check import truncate_prompt
 from ...engine.output_processor import keep_best
 from ...engine.outputs import CompletionOutput, RequestOutput, TokenLogprobs
 from ...engine.sampling_params import SamplingParams
@@ -29,7 +30,7 @@ from .common import (
     prompt_logprobs,
     usage,
 )
-from .logprobs import TextOffsets, add_logprobs
+from .logprobs import Spelling, TextOffsets
 from .params import or_default, sampling_params
 from .protocol import (
     UNSUPPORTED_IN_COMPLETIONS,
@@ -101,7 +102,8 @@ async def _job(
     texts = [prompt for prompt in prompts if isinstance(prompt, str)]
     encoded = iter(await encode(context, texts, add_special_tokens=body.add_special_tokens is not False))
     tokens = [next(encoded) if isinstance(prompt, str) else prompt for prompt in prompts]
-    limit = context.engine.max_model_len
+    limit, tokenizer = context.engine.max_model_len, context.engine.tokenizer
+    tokens = [truncate_prompt(prompt, params, tokenizer, limit) for prompt in tokens]
     return Job(
         prompts=tokens,
         params=[
@@ -157,6 +159,7 @@ class _Writer:
 
     def __init__(self, context: ServerContext, body: CompletionRequest) -> None:
         self._tokenizer = context.engine.tokenizer
+        self._spelling = Spelling(self._tokenizer, as_ids=body.return_tokens_as_token_ids is True)
         self._body = body
         self._n = or_default(body.n, 1)
         self._skip_special_tokens = body.skip_special_tokens is not False
@@ -208,13 +211,11 @@ class _Writer:
             logprobs = CompletionLogprobs([], [], [], [])
             if with_prompt:
                 entries = self._prompt_logprobs[prompt]
-                add_logprobs(
-                    logprobs, self._tokenizer, output.prompt_token_ids, entries, offsets, body.logprobs
+                self._spelling.add_logprobs(
+                    logprobs, output.prompt_token_ids, entries, offsets, body.logprobs
                 )
                 offsets.end_prompt()
-            add_logprobs(
-                logprobs, self._tokenizer, part.token_ids, part.logprobs or [], offsets, body.logprobs
-            )
+            self._spelling.add_logprobs(logprobs, part.token_ids, part.logprobs or [], offsets, body.logprobs)
             choice.logprobs = logprobs
         if body.return_token_ids:
             choice.token_ids = part.token_ids
@@ -224,10 +225,9 @@ class _Writer:
 
     def _prompt_text(self, prompt: int, tokens: list[int]) -> str:
         given = self._body.prompt
-        if isinstance(given, str):
-            return given
-        text = given[prompt]
-        if isinstance(text, str):
+        text = given if isinstance(given, str) else given[prompt]
+        # Of a prompt that may have been cut, the text is that of its tokens.
+        if isinstance(text, str) and self._body.truncate_prompt_tokens is None:
             return text
         return self._tokenizer.decode(tokens, skip_special_tokens=self._skip_special_tokens)
 

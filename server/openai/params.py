@@ -54,6 +54,7 @@ def sampling_params(
         ignore_eos=request.ignore_eos is True,
         logprobs=logprobs,
         prompt_logprobs=prompt_logprobs,
+        truncate_prompt_tokens=request.truncate_prompt_tokens,
         skip_special_tokens=request.skip_special_tokens is not False,
         structured_outputs=structured_params(request),
     )

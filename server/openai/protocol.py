@@ -17,8 +17,6 @@ from .structured import StructuredFields
 UNSUPPORTED: dict[str, tuple[object, ...]] = {
     "length_penalty": (1, 1.0),
     "prompt_embeds": (),
-    "return_tokens_as_token_ids": (False,),
-    "truncate_prompt_tokens": (),
     "use_beam_search": (False,),
 }
 UNSUPPORTED_IN_COMPLETIONS = UNSUPPORTED | {"chat_template": (), "documents": (), "suffix": ("",)}
@@ -75,6 +73,8 @@ class SamplingFields(StructuredFields, forbid_unknown_fields=True, kw_only=True)
     cache_salt: str | None = None
     request_id: str | None = None
     return_token_ids: bool | None = None
+    return_tokens_as_token_ids: bool | None = None
+    truncate_prompt_tokens: int | None = None
     add_special_tokens: bool | None = None
 
 

@@ -289,3 +289,16 @@ def test_bad_words_never_come(llm: LLM) -> None:
     assert changed.token_ids[4] != plain.token_ids[4]
     with pytest.raises(InvalidRequest, match="bad_words_token_ids holds 1000000"):
         llm.generate("the start", greedy(bad_words_token_ids=[[1_000_000]]), use_tqdm=False)
+
+
+def test_a_truncated_prompt_is_as_the_rest_of_it_alone(llm: LLM) -> None:
+    ids = llm.tokenizer.encode("the start of something longer", add_special_tokens=False)
+    assert len(ids) > 6
+    alone = llm.generate(ids[-6:], greedy(), use_tqdm=False)[0]
+    short = llm.generate(ids, greedy(truncate_prompt_tokens=6), use_tqdm=False)[0]
+    assert short.prompt_token_ids == alone.prompt_token_ids == ids[-6:]
+    assert short.outputs[0].token_ids == alone.outputs[0].token_ids
+    long = [5] * (llm.max_model_len + 10)
+    fitted = llm.generate(long, greedy(truncate_prompt_tokens=-1), use_tqdm=False)[0]
+    assert len(fitted.prompt_token_ids) == llm.max_model_len - 12
+    assert len(fitted.outputs[0].token_ids) == 12

@@ -124,7 +124,9 @@ def test_json_object_and_structural_tag(llm: LLM) -> None:
         assert choice.finish_reason == "length" or "a" not in text, choice.text
 
 
-@pytest.mark.parametrize("extra", [{"bad_words_token_ids": [[3]]}, {"allowed_token_ids": [3]}, {"logprobs": 0}])
+@pytest.mark.parametrize(
+    "extra", [{"bad_words_token_ids": [[3]]}, {"allowed_token_ids": [3]}, {"logprobs": 0}]
+)
 def test_what_could_forbid_a_forced_token_turns_the_jump_off(extra: dict[str, Any]) -> None:
     def request(**params: Any) -> Request:
         return Request("r", [1], SamplingParams(**params), max_model_len=99)

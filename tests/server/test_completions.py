@@ -244,3 +244,32 @@ async def test_bad_words_reach_the_engine_as_tokens(served: Served, kind: str) -
     assert [list(sequence) for sequence in params.bad_words_token_ids] == [
         encode(text) for text in ("ab", " ab", "c", " c")
     ]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_prompts_are_truncated(served: Served, stream: bool) -> None:
+    response = await served.complete(
+        prompt=["abcdef", "xy"], truncate_prompt_tokens=3, max_tokens=1, echo=True, stream=stream
+    )
+    assert [len(tokens) for tokens, _, _, _ in served.engine.seen] == [3, 2]
+    answers = events(response.text)[:-1] if stream else [response.json()]
+    texts = {choice["index"]: choice["text"] for answer in answers for choice in answer["choices"]}
+    assert texts == {0: "defd", 1: "xyx"}
+    served.engine.seen.clear()
+    assert (await served.complete(prompt="x" * 600, truncate_prompt_tokens=-1)).status_code == 200
+    assert (await served.chat(truncate_prompt_tokens=4, max_tokens=1)).json()["usage"]["prompt_tokens"] == 4
+    assert [len(tokens) for tokens, _, _, _ in served.engine.seen] == [512 - 16, 4]
+
+
+async def test_tokens_as_ids(served: Served) -> None:
+    h, e = served.engine.tokenizer.encode("he")
+    fields = {"return_tokens_as_token_ids": True, "max_tokens": 2}
+    logprobs = (await served.complete(logprobs=1, **fields)).json()["choices"][0]["logprobs"]
+    assert logprobs["tokens"] == [f"token_id:{h}", f"token_id:{e}"]
+    assert list(logprobs["top_logprobs"][0]) == [f"token_id:{h}", "token_id:65"]
+    assert logprobs["text_offset"] == [0, 1]
+    chat = await served.chat(logprobs=True, top_logprobs=1, **fields)
+    bracket = served.engine.tokenizer.encode("[")[0]
+    entry = chat.json()["choices"][0]["logprobs"]["content"][0]
+    assert (entry["token"], entry["bytes"]) == (f"token_id:{bracket}", list(b"["))
+    assert entry["top_logprobs"][0]["token"] == "token_id:65"
