@@ -27,6 +27,7 @@ from .common import (
     answer_bytes,
     check_common,
     check_metadata,
+    continuous_usage,
     new_envelope,
     priority,
     prompt_logprobs,
@@ -43,6 +44,7 @@ from .protocol import (
     ChatCompletionChunk,
     ChatCompletionRequest,
     ChatLogprobs,
+    Usage,
 )
 from .structured import given_fields, rename_param
 from .tools import Tools, read_tools
@@ -284,14 +286,21 @@ async def _events(
         id=envelope.id, created=envelope.created, model=envelope.model, choices=[], usage=None
     )
     plain = last if with_usage else msgspec.structs.replace(last, usage=msgspec.UNSET)
+
+    def usage_so_far() -> Usage:
+        record.num_reasoning_tokens = writer.num_reasoning_tokens
+        return usage(record, len(job.prompts[0]))
+
+    each_usage = usage_so_far if continuous_usage(body) else None
     first = ChunkEncoder(
-        msgspec.structs.replace(plain, prompt_token_ids=job.prompts[0]) if body.return_token_ids else plain
+        msgspec.structs.replace(plain, prompt_token_ids=job.prompts[0]) if body.return_token_ids else plain,
+        each_usage,
     )
     yield b"".join(
         first(ChatChunkChoice(index=index, delta=Delta(role="assistant", content="")))
         for index in range(job.params[0].n)
     )
-    encode_chunk = ChunkEncoder(plain)
+    encode_chunk = ChunkEncoder(plain, each_usage)
     async for batch in deltas:
         if data := b"".join(map(encode_chunk, writer.deltas(batch))):
             yield data

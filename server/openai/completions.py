@@ -24,6 +24,7 @@ from .common import (
     Envelope,
     answer_bytes,
     check_common,
+    continuous_usage,
     finish_reason,
     new_envelope,
     priority,
@@ -66,7 +67,7 @@ async def _answer(context: ServerContext, request: Request, body: CompletionRequ
     if body.stream:
         deltas = DeltaStream(run(context, record, job))
         return await open_stream(
-            context, request, deltas, _events(context, writer, body, deltas, envelope, record)
+            context, request, deltas, _events(context, writer, body, job, deltas, envelope, record)
         )
     totals = await while_connected(request.receive, collect(run(context, record, job)))
 
@@ -236,6 +237,7 @@ async def _events(
     context: ServerContext,
     writer: _Writer,
     body: CompletionRequest,
+    job: Job,
     deltas: DeltaStream,
     envelope: Envelope,
     record: RequestRecord,
@@ -244,7 +246,10 @@ async def _events(
     last = CompletionResponse(
         id=envelope.id, created=envelope.created, model=envelope.model, choices=[], usage=None
     )
-    encode_chunk = ChunkEncoder(last if with_usage else msgspec.structs.replace(last, usage=msgspec.UNSET))
+    encode_chunk = ChunkEncoder(
+        last if with_usage else msgspec.structs.replace(last, usage=msgspec.UNSET),
+        partial(usage, record, sum(map(len, job.prompts))) if continuous_usage(body) else None,
+    )
 
     def write(batch: Batch) -> bytes:
         return b"".join(map(encode_chunk, writer.deltas(batch)))

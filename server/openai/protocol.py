@@ -36,9 +36,14 @@ UNSUPPORTED_IN_CHAT = UNSUPPORTED | {
 
 
 class StreamOptions(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """`include_usage` adds a last chunk with the usage and no choices."""
+    """How a stream reports usage.
+
+    `include_usage` adds a last chunk with the usage and no choices; with `continuous_usage_stats`, every
+    chunk has what has been used so far.
+    """
 
     include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
 
 
 class SamplingFields(StructuredFields, forbid_unknown_fields=True, kw_only=True):

@@ -273,3 +273,17 @@ async def test_tokens_as_ids(served: Served) -> None:
     entry = chat.json()["choices"][0]["logprobs"]["content"][0]
     assert (entry["token"], entry["bytes"]) == (f"token_id:{bracket}", list(b"["))
     assert entry["top_logprobs"][0]["token"] == "token_id:65"
+
+
+async def test_stream_with_the_usage_so_far_in_every_chunk(served: Served) -> None:
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    response = await served.complete(prompt=["ab", "c"], stream=True, max_tokens=3, stream_options=options)
+    *chunks, last, _ = events(response.text)
+    usages = [chunk["usage"] for chunk in chunks]
+    assert len(usages) == 6
+    assert {usage["prompt_tokens"] for usage in usages} == {3}
+    counts = [usage["completion_tokens"] for usage in usages]
+    assert counts == sorted(counts)
+    assert 0 < counts[0] < counts[-1]
+    assert usages[-1] == last["usage"]
+    assert all(usage["total_tokens"] == 3 + usage["completion_tokens"] for usage in usages)
