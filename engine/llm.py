@@ -13,6 +13,7 @@ from typing import Any, TypeVar, cast
 from ..errors import EngineError, InvalidRequest, request_failure
 from ..models.chat_template import ChatTemplate
 from ..models.tokenizer import Tokenizer
+from .beam_search import BeamSearch, BeamSearchParams
 from .build import build_engine
 from .config import EngineConfig
 from .engine import split_choices
@@ -123,6 +124,29 @@ class LLM:
             for conversation in _conversations(messages)
         ]
         return self.generate(prompts, sampling_params, use_tqdm=use_tqdm)
+
+    def beam_search(
+        self, prompts: Prompt | Sequence[Prompt], params: BeamSearchParams
+    ) -> list[RequestOutput]:
+        """Searches for the likeliest outputs of all prompts at once; those of a prompt come best first.
+
+        Raises:
+            InvalidRequest: If a prompt or a parameter does not fit; then nothing is generated.
+            EngineError: If the engine fails on a beam.
+        """
+        checked = [self._check(prompt, params.as_sampling_params()) for prompt in _as_list(prompts)]
+        eos = self.model_config.eos_token_ids
+        searches = [BeamSearch(token_ids, params, eos) for token_ids, _, _ in checked]
+        while running := [search for search in searches if search.beams]:
+            step = running[0].step_params
+            beams = [prompt for search in running for prompt in search.prompts()]
+            outputs = iter(self.generate(beams, step, use_tqdm=False))
+            for search in running:
+                search.take(list(itertools.islice(outputs, len(search.beams))))
+        return [
+            search.output(str(next(self._ids)), self.tokenizer, text)
+            for search, (_, text, _) in zip(searches, checked, strict=True)
+        ]
 
     def stream(
         self, prompt: Prompt, sampling_params: SamplingParams | None = None
