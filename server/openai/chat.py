@@ -20,6 +20,7 @@ from ..generation import Batch, DeltaStream, Job, collect, encode, run, while_co
 from ..json_body import read_message
 from ..sse import event, open_stream
 from ..tool_parsers.constraint import CallGrammar, tool_constraint
+from .beams import beam_params
 from .chat_prompt import ChatPrompt, render_prompt
 from .chunks import ChunkEncoder
 from .common import (
@@ -126,7 +127,13 @@ async def _chat(context: ServerContext, request: Request, body: ChatCompletionRe
         params = replace(params, skip_special_tokens=False)
     (tokens,) = await encode(context, [prompt.text], add_special_tokens=body.add_special_tokens is True)
     tokens = truncate_prompt(tokens, params, context.engine.tokenizer, context.engine.max_model_len)
-    job = Job(prompts=[tokens], params=[params], priority=priority(request, body), cache_salt=body.cache_salt)
+    job = Job(
+        prompts=[tokens],
+        params=[params],
+        priority=priority(request, body),
+        cache_salt=body.cache_salt,
+        beam_search=beam_params(body, params),
+    )
     return _Chat(job, tools, answer_format)
 
 

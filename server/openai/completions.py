@@ -10,6 +10,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from ...engine.beam_search import BeamSearchParams
 from ...engine.input_check import truncate_prompt
 from ...engine.output_processor import keep_best
 from ...engine.outputs import CompletionOutput, RequestOutput, TokenLogprobs
@@ -19,6 +20,7 @@ from ..context import RequestRecord, ServerContext
 from ..generation import Batch, DeltaStream, Job, collect, encode, run, while_connected
 from ..json_body import read_message
 from ..sse import event, open_stream
+from .beams import beam_params
 from .chunks import ChunkEncoder
 from .common import (
     Envelope,
@@ -61,7 +63,10 @@ async def _answer(context: ServerContext, request: Request, body: CompletionRequ
     params = _params(context, body)
     if params.ranks and body.stream:
         raise InvalidRequest("best_of above n cannot be streamed", param="best_of")
-    job = await _job(context, request, body, params.with_all_choices())
+    beam_search = beam_params(body, params)
+    if beam_search is not None:
+        params = replace(params, best_of=None)  # the search has its own ranking
+    job = await _job(context, request, body, params.with_all_choices(), beam_search)
     envelope = new_envelope(context, f"cmpl-{record.request_id}")
     writer = _Writer(context, body)
     if body.stream:
@@ -91,13 +96,18 @@ async def _answer(context: ServerContext, request: Request, body: CompletionRequ
 
 
 async def _job(
-    context: ServerContext, request: Request, body: CompletionRequest, params: SamplingParams
+    context: ServerContext,
+    request: Request,
+    body: CompletionRequest,
+    params: SamplingParams,
+    beam_search: BeamSearchParams | None,
 ) -> Job:
     prompts = split_prompts(body.prompt, context.settings.max_prompts)
-    if len(prompts) * params.n > context.settings.max_sequences:
+    num_choices = params.n if beam_search is None else beam_search.beam_width
+    if len(prompts) * num_choices > context.settings.max_sequences:
         raise InvalidRequest(
             f"prompts × n (or best_of) may be at most {context.settings.max_sequences}, "
-            f"got {len(prompts)} × {params.n}",
+            f"got {len(prompts)} × {num_choices}",
             param="n",
         )
     texts = [prompt for prompt in prompts if isinstance(prompt, str)]
@@ -116,6 +126,7 @@ async def _job(
         ],
         priority=priority(request, body),
         cache_salt=body.cache_salt,
+        beam_search=beam_search,
     )
 
 

@@ -15,9 +15,7 @@ from .structured import StructuredFields
 
 # What quire knows and does not do, with the values by which a client asks for nothing special.
 UNSUPPORTED: dict[str, tuple[object, ...]] = {
-    "length_penalty": (1, 1.0),
     "prompt_embeds": (),
-    "use_beam_search": (False,),
 }
 UNSUPPORTED_IN_COMPLETIONS = UNSUPPORTED | {"chat_template": (), "documents": (), "suffix": ("",)}
 UNSUPPORTED_IN_CHAT = UNSUPPORTED | {
@@ -80,6 +78,8 @@ class SamplingFields(StructuredFields, forbid_unknown_fields=True, kw_only=True)
     return_token_ids: bool | None = None
     return_tokens_as_token_ids: bool | None = None
     truncate_prompt_tokens: int | None = None
+    use_beam_search: bool | None = None
+    length_penalty: float | None = None
     add_special_tokens: bool | None = None
 
 

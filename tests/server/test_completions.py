@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from .conftest import Served, events, serve_in_process
-from .fake_engine import EOS, FakeEngine
+from .fake_engine import EOS, FakeEngine, engine_died
 
 
 async def test_answer(served: Served) -> None:
@@ -287,3 +287,50 @@ async def test_stream_with_the_usage_so_far_in_every_chunk(served: Served) -> No
     assert 0 < counts[0] < counts[-1]
     assert usages[-1] == last["usage"]
     assert all(usage["total_tokens"] == 3 + usage["completion_tokens"] for usage in usages)
+
+
+@pytest.mark.parametrize("kind", ["completions", "chat"])
+async def test_beam_search(served: Served, kind: str) -> None:
+    """The fake's likeliest token is always the same one, and its second always another."""
+    tokenizer = served.engine.tokenizer
+    first, second = (tokenizer.token_text(token) for token in (65, 66))
+    fields = {"use_beam_search": True, "n": 2, "max_tokens": 3, "temperature": 0}
+    if kind == "completions":
+        answer = (await served.complete(prompt=["hello", "abc"], **fields)).json()
+        texts = [choice["text"] for choice in answer["choices"]]
+        assert [choice["index"] for choice in answer["choices"]] == [0, 1, 2, 3]
+        assert texts[:2] == texts[2:]
+        assert answer["usage"]["prompt_tokens"] == 8
+    else:
+        answer = (await served.chat(**fields)).json()
+        texts = [choice["message"]["content"] for choice in answer["choices"]]
+    assert texts[0] == 3 * first
+    assert sorted(texts[1]) == sorted(2 * first + second)
+    assert {choice["finish_reason"] for choice in answer["choices"]} == {"length"}
+    assert served.engine.running == set()
+
+
+async def test_beams_are_best_of_and_come_with_what_was_asked_for_them(served: Served) -> None:
+    fields = {"use_beam_search": True, "best_of": 4, "max_tokens": 2, "priority": -3, "cache_salt": "s"}
+    answer = (await served.complete(echo=True, return_token_ids=True, length_penalty=0.5, **fields)).json()
+    (choice,) = answer["choices"]
+    assert choice["token_ids"] == [65, 65]
+    assert choice["text"].startswith("hello")
+    assert len(served.engine.seen) == 1 + 4
+    assert {(params.logprobs, priority, salt) for _, params, priority, salt in served.engine.seen} == {
+        (5, -3, "s")
+    }
+    assert answer["usage"]["completion_tokens"] == 2
+
+
+async def test_a_search_that_fails_leaves_nothing_running(served: Served) -> None:
+    served.engine.fail_after = (0, engine_died())
+    response = await served.complete(use_beam_search=True, n=3)
+    assert response.status_code == 500
+    assert served.engine.running == set()
+
+
+async def test_logprobs_cannot_be_combined_with_beams(served: Served) -> None:
+    assert (await served.complete(use_beam_search=True, logprobs=0)).json()["error"]["param"] == "logprobs"
+    assert (await served.chat(use_beam_search=True, logprobs=True)).json()["error"]["param"] == "logprobs"
+    assert (await served.chat(use_beam_search=True, logprobs=False)).status_code == 200
