@@ -33,6 +33,7 @@ from .common import (
     prompt_logprobs,
     usage,
 )
+from .infill import add_suffix
 from .logprobs import Spelling, TextOffsets
 from .params import or_default, sampling_params
 from .protocol import (
@@ -110,6 +111,7 @@ async def _job(
             f"got {len(prompts)} × {num_choices}",
             param="n",
         )
+    prompts = add_suffix(context.engine.tokenizer, body, prompts)
     texts = [prompt for prompt in prompts if isinstance(prompt, str)]
     encoded = iter(await encode(context, texts, add_special_tokens=body.add_special_tokens is not False))
     tokens = [next(encoded) if isinstance(prompt, str) else prompt for prompt in prompts]

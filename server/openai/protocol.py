@@ -17,7 +17,7 @@ from .structured import StructuredFields
 UNSUPPORTED: dict[str, tuple[object, ...]] = {
     "prompt_embeds": (),
 }
-UNSUPPORTED_IN_COMPLETIONS = UNSUPPORTED | {"chat_template": (), "documents": (), "suffix": ("",)}
+UNSUPPORTED_IN_COMPLETIONS = UNSUPPORTED | {"chat_template": (), "documents": ()}
 UNSUPPORTED_IN_CHAT = UNSUPPORTED | {
     "audio": (),
     "function_call": (),
@@ -87,6 +87,7 @@ class CompletionRequest(SamplingFields, kw_only=True):
     """`prompt` is a text, a list of token ids, or a list of texts or of lists of token ids."""
 
     prompt: str | list[str | int | list[int]]
+    suffix: str | None = None
     best_of: int | None = None
     echo: bool | None = None
     logprobs: int | None = None

@@ -334,3 +334,37 @@ async def test_logprobs_cannot_be_combined_with_beams(served: Served) -> None:
     assert (await served.complete(use_beam_search=True, logprobs=0)).json()["error"]["param"] == "logprobs"
     assert (await served.chat(use_beam_search=True, logprobs=True)).json()["error"]["param"] == "logprobs"
     assert (await served.chat(use_beam_search=True, logprobs=False)).status_code == 200
+
+
+FORMS = [
+    ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),
+    ("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),
+    ("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"),
+]
+
+
+@pytest.mark.parametrize("marks", FORMS)
+async def test_a_suffix_is_written_with_the_marks_of_the_model(marks: tuple[str, str, str]) -> None:
+    async with serve_in_process(FakeEngine(special_tokens=marks)) as served:
+        response = await served.complete(prompt=["ab", "x"], suffix="cd", max_tokens=1)
+        assert response.status_code == 200
+        encode = served.engine.tokenizer.encode
+        before, between, after = (served.engine.tokenizer.special_tokens[mark] for mark in marks)
+        assert [tokens for tokens, _, _, _ in served.engine.seen] == [
+            [before, *encode(text), between, *encode("cd"), after] for text in ("ab", "x")
+        ]
+        served.engine.seen.clear()
+        for extra in ({"echo": True}, {"truncate_prompt_tokens": 3}, {"prompt": [5]}):
+            error = (await served.complete(suffix="cd", **extra)).json()["error"]
+            assert error["param"] == ("suffix" if "prompt" in extra else next(iter(extra)))
+        assert served.engine.seen == []
+        await served.complete(prompt="ab", suffix="")
+        assert served.engine.seen[0][0] == encode("ab")
+
+
+async def test_a_suffix_needs_a_model_that_fills_in() -> None:
+    for marks in ((), FORMS[0][:2]):
+        async with serve_in_process(FakeEngine(special_tokens=marks)) as served:
+            response = await served.complete(suffix="cd")
+            assert response.status_code == 400
+            assert (response.json()["error"]["param"], served.engine.seen) == ("suffix", [])
