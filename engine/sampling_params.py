@@ -198,8 +198,12 @@ class SamplingParams:
                     f"got {_shown(text)}",
                     param="bad_words",
                 )
-        if not all(self.bad_words_token_ids):
-            raise InvalidRequest("bad_words_token_ids holds an empty list", param="bad_words_token_ids")
+        sequences: object = self.bad_words_token_ids
+        if not isinstance(sequences, Sequence) or not all(isinstance(s, Sequence) and s for s in sequences):
+            raise InvalidRequest(
+                f"bad_words_token_ids must be lists of at least one token id, got {_shown(sequences)}",
+                param="bad_words_token_ids",
+            )
 
     def check_vocabulary(self, vocab_size: int) -> None:
         """Raises `InvalidRequest` if a token id is not below `vocab_size`."""

@@ -59,6 +59,8 @@ BAD: list[tuple[str, Any]] = [
     ("bad_words", ["x"] * 10_000),
     ("bad_words", ["x" * 10_000]),
     ("bad_words_token_ids", [[]]),
+    ("bad_words_token_ids", [5]),
+    ("bad_words_token_ids", 5),
 ]
 
 
