@@ -25,7 +25,7 @@ from .block_map import BlockMap
 from .config import EngineConfig
 from .find import FoundModel, find_model
 from .grammar_checker import GrammarChecker
-from .input_check import check_request
+from .input_check import check_request, resolve_bad_words, truncate_prompt
 from .output_processor import OutputProcessor
 from .outputs import FinishReason, RequestOutput
 from .protocol import (
@@ -212,6 +212,8 @@ class AsyncEngine:
             EngineDied: The engine process ended while the request was in it.
             EngineError: The engine failed on this request.
         """
+        params = resolve_bad_words(params, self.tokenizer)
+        prompt_token_ids = truncate_prompt(prompt_token_ids, params, self.tokenizer, self.max_model_len)
         check_request(
             prompt_token_ids,
             params,

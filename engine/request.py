@@ -131,6 +131,7 @@ class Request:
             or params.logit_bias
             or params.min_tokens
             or params.allowed_token_ids is not None
+            or params.bad_words_token_ids
         )
         self.adjusts_logits = self.adjusts_otherwise or params.structured_outputs is not None
         self.grammar: OutputGrammar | None = None
@@ -167,8 +168,18 @@ class Request:
         return (
             params.logprobs is None
             and params.allowed_token_ids is None
+            and not params.bad_words_token_ids
             and self.num_output_tokens >= params.min_tokens
         )
+
+    def forbidden_tokens(self) -> list[int]:
+        """The tokens that would complete one of `params.bad_words_token_ids`, begun in the output."""
+        return [
+            last
+            for *begun, last in self.params.bad_words_token_ids
+            if len(begun) <= self.num_output_tokens
+            and self.token_ids[len(self.token_ids) - len(begun) :] == begun
+        ]
 
     @property
     def rank(self) -> tuple[int, int]:

@@ -244,6 +244,8 @@ def adjust(logits: Tensor, requests: Sequence[Request]) -> Tensor:
             )
         if request.num_output_tokens < params.min_tokens and request.stop_token_ids:
             logits[i, torch.tensor(list(request.stop_token_ids), device=logits.device)] = float("-inf")
+        if params.bad_words_token_ids and (forbidden := request.forbidden_tokens()):
+            logits[i, torch.tensor(forbidden, device=logits.device)] = float("-inf")
         if request.is_penalized:
             _penalize(logits[i], request)
     return logits

@@ -21,7 +21,7 @@ from quire.engine.async_engine import StatsListener
 from quire.engine.block_map import BlockMap
 from quire.engine.config import EngineConfig
 from quire.engine.grammar_checker import GrammarChecker
-from quire.engine.input_check import check_request
+from quire.engine.input_check import check_request, resolve_bad_words, truncate_prompt
 from quire.engine.output_processor import OutputProcessor
 from quire.engine.outputs import RequestOutput
 from quire.engine.request import FinishedRequest
@@ -120,6 +120,8 @@ class FakeEngine:
         priority: int = 0,
         cache_salt: str | None = None,
     ) -> AsyncIterator[RequestOutput]:
+        params = resolve_bad_words(params, self.tokenizer)
+        prompt_token_ids = truncate_prompt(prompt_token_ids, params, self.tokenizer, self.max_model_len)
         check_request(
             prompt_token_ids,
             params,

@@ -91,6 +91,39 @@ async def test_scoring_agrees_with_generating(client: httpx.AsyncClient) -> None
     assert last == pytest.approx(made["logprobs"]["token_logprobs"], abs=0.05)
 
 
+async def test_what_the_engine_makes_of_the_parameters(client: httpx.AsyncClient) -> None:
+    """Over HTTP and between processes: forbidden words, cut prompts, ranked choices, beams."""
+
+    async def complete(**fields: object) -> list[dict]:
+        body = {"prompt": "Once upon a time", "max_tokens": 12, "temperature": 0, "return_token_ids": True}
+        response = await client.post("/v1/completions", json=body | fields)
+        assert response.status_code == 200, response.text
+        return response.json()["choices"]
+
+    (plain,) = await complete()
+    word = max(plain["text"].split(), key=len)
+    (without,) = await complete(bad_words=[word])
+    assert word in plain["text"]
+    assert word not in without["text"]
+
+    (cut,) = await complete(truncate_prompt_tokens=3)
+    assert len(cut["prompt_token_ids"]) == 3
+    (same,) = await complete(prompt=cut["prompt_token_ids"])
+    assert same["text"] == cut["text"]
+
+    drawn = {"temperature": 1, "seed": 7, "ignore_eos": True}
+    every = await complete(n=5, logprobs=0, **drawn)
+    (best,) = await complete(best_of=5, **drawn)
+    likeliest = max(every, key=lambda choice: sum(choice["logprobs"]["token_logprobs"]))
+    assert best["token_ids"] == likeliest["token_ids"]
+
+    beams = await complete(use_beam_search=True, n=3, ignore_eos=True)
+    assert len({tuple(beam["token_ids"]) for beam in beams}) == 3
+    assert {len(beam["token_ids"]) for beam in beams} == {12}
+    (greedy,) = await complete(use_beam_search=True, ignore_eos=True)
+    assert greedy["text"] == (await complete(ignore_eos=True))[0]["text"]
+
+
 BAD_INPUTS: list[tuple[int, dict | bytes]] = [
     (400, b'{"prompt": "\xff"}'),
     (400, b'{"prompt": "\\ud800"}'),
