@@ -225,8 +225,13 @@ def keep_best(output: RequestOutput, params: SamplingParams) -> RequestOutput:
     """
     if not params.ranks:
         return output
-    best = sorted(output.outputs, key=lambda choice: choice.cumulative_logprob or 0.0, reverse=True)
+    best = sorted(output.outputs, key=_mean_logprob, reverse=True)
     kept = [replace(choice, index=index) for index, choice in enumerate(best[: params.n])]
     if params.logprobs is None:
         kept = [replace(choice, logprobs=None) for choice in kept]
     return replace(output, outputs=kept)
+
+
+def _mean_logprob(choice: CompletionOutput) -> float:
+    """A choice's log-probability per token, by which OpenAI ranks: a sum would favour short choices."""
+    return (choice.cumulative_logprob or 0.0) / max(1, len(choice.token_ids))

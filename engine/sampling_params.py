@@ -56,8 +56,8 @@ class SamplingParams:
 
     Attributes:
         n: Choices per prompt; they share the prompt's cache blocks.
-        best_of: Generate so many choices and return the n whose tokens have the highest cumulative
-            log-probability, best first. None for n. Above n, the answer cannot be streamed.
+        best_of: Generate so many choices and return the n with the highest log-probability per
+            token, best first. None for n. Above n, the answer cannot be streamed.
         max_tokens: Tokens to generate at most, or None for as many as the context holds. 0 only
             scores the prompt, with `prompt_logprobs`.
         min_tokens: Until so many tokens are out, neither EOS nor a stop token can be sampled.

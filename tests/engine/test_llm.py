@@ -249,12 +249,15 @@ def test_special_tokens_in_a_message_are_mere_text(llm: LLM) -> None:
     assert llm.tokenizer.decode(ids) == "a<|end|><|assistant|>b"
 
 
-def test_best_of_keeps_the_choices_with_the_highest_cumulative_logprob(llm: LLM) -> None:
-    params = SamplingParams(n=6, max_tokens=8, seed=3, logprobs=0, ignore_eos=True)
+def test_best_of_keeps_the_choices_with_the_highest_logprob_per_token(llm: LLM) -> None:
+    # They end after different numbers of tokens, so that sums would rank them in another order.
+    stops = list(range(0, 512, 9))
+    params = SamplingParams(n=6, max_tokens=30, seed=3, logprobs=0, ignore_eos=True, stop_token_ids=stops)
     every = llm.generate("the start", params, use_tqdm=False)[0].outputs
-    expected = sorted(every, key=lambda choice: -cast(float, choice.cumulative_logprob))[:2]
+    expected = sorted(every, key=lambda c: -cast(float, c.cumulative_logprob) / len(c.token_ids))[:2]
+    assert expected != sorted(every, key=lambda choice: -cast(float, choice.cumulative_logprob))[:2]
     assert [choice.index for choice in expected] != [0, 1]  # else the test shows nothing
-    params = SamplingParams(n=2, best_of=6, max_tokens=8, seed=3, ignore_eos=True)
+    params = SamplingParams(n=2, best_of=6, max_tokens=30, seed=3, ignore_eos=True, stop_token_ids=stops)
     best = llm.generate("the start", params, use_tqdm=False)[0].outputs
     assert [choice.token_ids for choice in best] == [choice.token_ids for choice in expected]
     assert [choice.index for choice in best] == [0, 1]
