@@ -16,6 +16,8 @@ from .gate import RequestGate
 from .health import TYPES as HEALTH_TYPES
 from .health import health_routes
 from .metrics import Metrics
+from .ollama.routes import TYPES as OLLAMA_TYPES
+from .ollama.routes import ollama_routes
 from .openai.routes import TYPES as OPENAI_TYPES
 from .openai.routes import openai_routes
 from .settings import ServerSettings
@@ -43,5 +45,6 @@ def create_app(engine: AsyncEngine, settings: ServerSettings | None = None) -> F
     app.add_middleware(RequestGate, context=context)
     app.include_router(health_routes(context))
     app.include_router(openai_routes(context))
-    openapi.install(app, (*HEALTH_TYPES, *OPENAI_TYPES))
+    app.include_router(ollama_routes(context))
+    openapi.install(app, (*HEALTH_TYPES, *OPENAI_TYPES, *OLLAMA_TYPES))
     return app

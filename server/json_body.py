@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import msgspec
 from starlette.requests import Request
@@ -96,6 +96,11 @@ def parse_message(
     value = strict_json.parse(body, max_depth=settings.max_json_depth, max_values=settings.max_json_values)
     if not isinstance(value, dict):
         raise InvalidRequest("the body must be a JSON object")
+    return convert(cast("dict[str, object]", value), message_type, unsupported)
+
+
+def convert(value: dict[str, object], message_type: type[T], unsupported: Unsupported) -> T:
+    """The typed message in an object of JSON, which loses its unsupported keys, or `InvalidRequest`."""
     for name, neutral in unsupported.items():
         if name in value:
             given = value.pop(name)

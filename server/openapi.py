@@ -37,16 +37,18 @@ def describe(
     path: Sequence[str] = (),
     errors: Sequence[int] = (),
     streams: bool = False,
+    stream_type: str = "text/event-stream",
+    error: type[msgspec.Struct] = ErrorObject,
 ) -> dict[str, Any]:
     """What a route's decorator needs to document it. The types must be given to `install`."""
     content: dict[str, Any] = {"application/json": {"schema": _ref(answer)}}
     if streams:
-        content["text/event-stream"] = {"schema": {"type": "string"}}
+        content[stream_type] = {"schema": {"type": "string"}}
     responses: dict[int | str, dict[str, Any]] = {200: {"description": "The answer", "content": content}}
     for status in sorted({*EVERYWHERE, *errors, *(WITH_BODY if body is not None else ())}):
         responses[status] = {
             "description": REASONS[status],
-            "content": {"application/json": {"schema": _ref(ErrorObject)}},
+            "content": {"application/json": {"schema": _ref(error)}},
         }
     extra: dict[str, Any] = {}
     if body is not None:

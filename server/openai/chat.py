@@ -66,7 +66,7 @@ async def _answer(context: ServerContext, request: Request, body: ChatCompletion
     record: RequestRecord = request.state.record
     check_common(context, request, body)
     check_metadata(record, body.metadata, body.safety_identifier)
-    chat = await _chat(context, request, body)
+    chat = await prepare_chat(context, request, body)
     job = chat.job
     envelope = new_envelope(context, f"chatcmpl-{record.request_id}")
     writer = _Writer(context, body, chat)
@@ -97,7 +97,7 @@ async def _answer(context: ServerContext, request: Request, body: ChatCompletion
 
 
 @dataclass(frozen=True, slots=True)
-class _Chat:
+class Chat:
     """What a request asks of the engine, and how the answers are to be read."""
 
     job: Job
@@ -105,7 +105,8 @@ class _Chat:
     format: AnswerFormat
 
 
-async def _chat(context: ServerContext, request: Request, body: ChatCompletionRequest) -> _Chat:
+async def prepare_chat(context: ServerContext, request: Request, body: ChatCompletionRequest) -> Chat:
+    """What a request asks of the engine. Raises `InvalidRequest` naming the field at fault."""
     params = sampling_params(
         body,
         context.engine.model_config.generation,
@@ -123,7 +124,7 @@ async def _chat(context: ServerContext, request: Request, body: ChatCompletionRe
         params = replace(params, skip_special_tokens=False)
     (tokens,) = await encode(context, [prompt.text], add_special_tokens=body.add_special_tokens is True)
     job = Job(prompts=[tokens], params=[params], priority=priority(request, body), cache_salt=body.cache_salt)
-    return _Chat(job, tools, answer_format)
+    return Chat(job, tools, answer_format)
 
 
 def _constraint(
@@ -197,7 +198,7 @@ def _num_logprobs(body: ChatCompletionRequest) -> int | None:
 class _Writer:
     """Turns the output of a job, whole or as deltas, into choices."""
 
-    def __init__(self, context: ServerContext, body: ChatCompletionRequest, chat: _Chat) -> None:
+    def __init__(self, context: ServerContext, body: ChatCompletionRequest, chat: Chat) -> None:
         self._tokenizer = context.engine.tokenizer
         self._body = body
         self._chat = chat
