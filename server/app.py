@@ -21,6 +21,8 @@ from .ollama.routes import ollama_routes
 from .openai.routes import TYPES as OPENAI_TYPES
 from .openai.routes import openai_routes
 from .settings import ServerSettings
+from .tgi.routes import TYPES as TGI_TYPES
+from .tgi.routes import tgi_routes
 
 if TYPE_CHECKING:
     from ..engine.async_engine import AsyncEngine
@@ -46,5 +48,6 @@ def create_app(engine: AsyncEngine, settings: ServerSettings | None = None) -> F
     app.include_router(health_routes(context))
     app.include_router(openai_routes(context))
     app.include_router(ollama_routes(context))
-    openapi.install(app, (*HEALTH_TYPES, *OPENAI_TYPES, *OLLAMA_TYPES))
+    app.include_router(tgi_routes(context))
+    openapi.install(app, (*HEALTH_TYPES, *OPENAI_TYPES, *OLLAMA_TYPES, *TGI_TYPES))
     return app

@@ -20,6 +20,8 @@ REASONS = {
     408: "The request took too long to arrive",
     413: "The body is too large",
     415: "The body is not plain JSON",
+    422: "The request is not valid",
+    424: "The engine failed on this request",
     429: "Too many requests are waiting; Retry-After says when to come back",
     431: "The headers are too large, or too many",
     500: "The engine failed on this request",

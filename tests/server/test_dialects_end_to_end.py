@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
+import huggingface_hub.constants
 import ollama
 import pytest
+from huggingface_hub import InferenceClient
+from huggingface_hub.errors import ValidationError
 
 from .quire_process import QuireProcess
 
@@ -52,3 +55,32 @@ def test_ollamas_client(server: QuireProcess) -> None:
         assert set(json.loads(answer.message.content)) == {"name", "age"}
         with pytest.raises(ollama.ResponseError, match="num_thread"):
             client.chat("embedded", messages, options={"num_thread": 4})
+
+
+def test_huggingfaces_client(server: QuireProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Where HF_HUB_OFFLINE is set, the client would not even talk to 127.0.0.1.
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    client = InferenceClient(base_url=server.url)
+    prompt = "Once upon a time"
+    whole = client.text_generation(
+        prompt, details=True, decoder_input_details=True, max_new_tokens=12, top_n_tokens=2
+    )
+    assert whole.generated_text
+    assert whole.details.generated_tokens == len(whole.details.tokens) == len(whole.details.top_tokens) == 12
+    assert whole.details.finish_reason == "length"
+    assert "".join(token.text for token in whole.details.prefill if token.logprob) in prompt
+    parts = list(client.text_generation(prompt, details=True, stream=True, max_new_tokens=12))
+    assert [part.token.id for part in parts] == [token.id for token in whole.details.tokens]
+    assert parts[-1].generated_text == whole.generated_text
+    assert "".join(client.text_generation(prompt, stream=True, max_new_tokens=12)) == whole.generated_text
+
+    sampled = client.text_generation(prompt, details=True, do_sample=True, max_new_tokens=12)
+    again = client.text_generation(prompt, do_sample=True, max_new_tokens=12, seed=sampled.details.seed)
+    assert again == sampled.generated_text
+    grammar = {"type": "json", "value": SCHEMA}
+    answer = client.text_generation(prompt, grammar=grammar, max_new_tokens=64)
+    assert set(json.loads(answer)) == {"name", "age"}
+    with pytest.raises(ValidationError, match="watermark"):
+        client.text_generation(prompt, watermark=True)
+    chat = client.chat_completion([{"role": "user", "content": "Hello!"}], model="embedded", max_tokens=8)
+    assert chat.choices[0].message.content
