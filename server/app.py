@@ -15,6 +15,8 @@ from .errors import answer_http_exception, answer_quire_error
 from .gate import RequestGate
 from .health import TYPES as HEALTH_TYPES
 from .health import health_routes
+from .llama_cpp.routes import TYPES as LLAMA_CPP_TYPES
+from .llama_cpp.routes import llama_cpp_routes
 from .metrics import Metrics
 from .ollama.routes import TYPES as OLLAMA_TYPES
 from .ollama.routes import ollama_routes
@@ -23,6 +25,8 @@ from .openai.routes import openai_routes
 from .settings import ServerSettings
 from .tgi.routes import TYPES as TGI_TYPES
 from .tgi.routes import tgi_routes
+from .tokens import TYPES as TOKEN_TYPES
+from .tokens import token_routes
 
 if TYPE_CHECKING:
     from ..engine.async_engine import AsyncEngine
@@ -49,5 +53,9 @@ def create_app(engine: AsyncEngine, settings: ServerSettings | None = None) -> F
     app.include_router(openai_routes(context))
     app.include_router(ollama_routes(context))
     app.include_router(tgi_routes(context))
-    openapi.install(app, (*HEALTH_TYPES, *OPENAI_TYPES, *OLLAMA_TYPES, *TGI_TYPES))
+    app.include_router(llama_cpp_routes(context))
+    app.include_router(token_routes(context))
+    openapi.install(
+        app, (*HEALTH_TYPES, *OPENAI_TYPES, *OLLAMA_TYPES, *TGI_TYPES, *LLAMA_CPP_TYPES, *TOKEN_TYPES)
+    )
     return app

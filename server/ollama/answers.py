@@ -15,9 +15,10 @@ from starlette.responses import Response
 from ...engine.outputs import CompletionOutput
 from ...errors import InvalidRequest
 from ..context import RequestRecord, ServerContext
-from ..generation import Batch, DeltaStream, collect, run, while_connected
+from ..generation import DeltaStream, collect, run, while_connected
 from ..json_body import read_message
 from ..openai.logprobs import chat_logprobs
+from ..stopwatch import Stopwatch
 from ..tool_parsers.base import CallArguments, CallStart, Content, Event, Reasoning
 from .options import check_keep_alive
 from .prompts import Plan, check_name, plan_chat, plan_generate
@@ -72,7 +73,7 @@ async def _answer(
     context: ServerContext, request: Request, body: OllamaFields, plan: Plan, route: Route
 ) -> Response:
     record: RequestRecord = request.state.record
-    clock = _Clock(record)
+    clock = Stopwatch()
     batches = clock.watch(run(context, record, plan.job))
     writer = _Writer(context, plan, route, body.model)
     if body.stream is not False:
@@ -90,7 +91,7 @@ async def _answer(
 
 
 async def _lines(
-    writer: _Writer, deltas: DeltaStream, clock: _Clock, record: RequestRecord
+    writer: _Writer, deltas: DeltaStream, clock: Stopwatch, record: RequestRecord
 ) -> AsyncGenerator[bytes, None]:
     async for batch in deltas:
         for _, output in batch:
@@ -99,34 +100,6 @@ async def _lines(
                     yield msgspec.json.encode(line) + b"\n"
     record.num_reasoning_tokens = writer.num_reasoning_tokens
     yield msgspec.json.encode(writer.finished(writer.empty(), clock, record)) + b"\n"
-
-
-class _Clock:
-    """When the engine got a request, and when its first token came."""
-
-    def __init__(self, record: RequestRecord) -> None:
-        self._record = record
-        self._submitted = self._first = time.perf_counter()
-
-    async def watch(self, batches: AsyncGenerator[Batch, None]) -> AsyncGenerator[Batch, None]:
-        """The batches as they come."""
-        first = True
-        try:
-            async for batch in batches:
-                if first:
-                    self._first = time.perf_counter()
-                    first = False
-                yield batch
-        finally:
-            await batches.aclose()
-
-    def set_durations(self, line: OllamaChatLine | OllamaGenerateLine) -> None:
-        """Writes what time was spent on, in nanoseconds, into a last line."""
-        now = time.perf_counter()
-        line.total_duration = _nanoseconds(now - self._record.started)
-        line.load_duration = 0  # the model was loaded when the server started
-        line.prompt_eval_duration = _nanoseconds(self._first - self._submitted)
-        line.eval_duration = _nanoseconds(now - self._first)
 
 
 class _Writer:
@@ -172,14 +145,17 @@ class _Writer:
         return _line(self._route, self._model)
 
     def finished(
-        self, line: OllamaChatLine | OllamaGenerateLine, clock: _Clock, record: RequestRecord
+        self, line: OllamaChatLine | OllamaGenerateLine, clock: Stopwatch, record: RequestRecord
     ) -> OllamaChatLine | OllamaGenerateLine:
         """The line as the last one."""
         line.done = True
         line.done_reason = self._done_reason
         line.prompt_eval_count = record.num_prompt_tokens
         line.eval_count = record.num_generation_tokens
-        clock.set_durations(line)
+        line.load_duration = 0  # the model was loaded when the server started
+        line.prompt_eval_duration = _nanoseconds(clock.prompt_seconds)
+        line.eval_duration = _nanoseconds(clock.answer_seconds)
+        line.total_duration = _nanoseconds(time.perf_counter() - record.started)
         if self._plan.keeps_context and isinstance(line, OllamaGenerateLine):
             line.context = self._tokens
         return line

@@ -143,6 +143,13 @@ class TgiInfo(msgspec.Struct, kw_only=True):
     version: str
 
 
+class TgiTokenizeRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """A text to split into tokens."""
+
+    inputs: str
+    add_special_tokens: bool | None = None
+
+
 class TgiPlacedToken(msgspec.Struct):
     """A token, and where in the text its characters are."""
 

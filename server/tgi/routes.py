@@ -28,10 +28,10 @@ from .protocol import (
     TgiFailure,
     TgiInfo,
     TgiParameters,
-    TgiPlacedToken,
     TgiRequest,
     TgiTemplatedChat,
 )
+from .tokens import placed
 
 TYPES = (TgiAnswer, TgiEvent, TgiFailure, TgiInfo, TgiParameters, TgiRequest, TgiTemplatedChat)
 """What the OpenAPI document defines."""
@@ -112,16 +112,8 @@ async def _chat_tokenize(context: ServerContext, request: Request) -> Response:
         check_model(context, body.model)
     prompt = await render_prompt(context, body, read_tools(body))
     (tokens,) = await encode(context, [prompt.text], add_special_tokens=body.add_special_tokens is True)
-    tokenizer = context.engine.tokenizer
 
     def write() -> bytes:
-        spelled = tokenizer.stream(skip_special_tokens=False)
-        placed: list[TgiPlacedToken] = []
-        start = 0
-        for token in tokens:
-            stop = start + len(spelled.push([token]))
-            placed.append(TgiPlacedToken(token, tokenizer.token_text(token), start, stop))
-            start = stop
-        return msgspec.json.encode(TgiTemplatedChat(placed, prompt.text))
+        return msgspec.json.encode(TgiTemplatedChat(placed(context.engine.tokenizer, tokens), prompt.text))
 
     return Response(await context.offload(50 * len(tokens), write), media_type="application/json")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
+import httpx
 import huggingface_hub.constants
 import ollama
 import pytest
 from huggingface_hub import InferenceClient
 from huggingface_hub.errors import ValidationError
 
-from .quire_process import QuireProcess
+from .quire_process import PATIENCE, QuireProcess
 
 SCHEMA = {
     "type": "object",
@@ -84,3 +85,34 @@ def test_huggingfaces_client(server: QuireProcess, monkeypatch: pytest.MonkeyPat
         client.text_generation(prompt, watermark=True)
     chat = client.chat_completion([{"role": "user", "content": "Hello!"}], model="embedded", max_tokens=8)
     assert chat.choices[0].message.content
+
+
+def test_llama_cpps_documentation(server: QuireProcess) -> None:
+    """Requests as the README of llama.cpp's server writes them; there is no client to install."""
+    with httpx.Client(base_url=server.url, timeout=PATIENCE) as client:
+        prompt = "Building a website can be done in 10 simple steps:"
+        body = {"prompt": prompt, "n_predict": 16, "temperature": 0}
+        whole = client.post("/completion", json=body).json()
+        assert whole["tokens_predicted"] == whole["timings"]["predicted_n"] <= 16
+        stream = client.post("/completions", json=body | {"stream": True}).text
+        parts = [json.loads(line.removeprefix("data: ")) for line in stream.splitlines() if line]
+        assert "".join(part["content"] for part in parts) == whole["content"]
+        assert parts[-1]["generation_settings"]["n_predict"] == 16
+
+        cached = client.post("/completion", json=body | {"prompt": prompt * 8}).json()
+        assert client.post("/completion", json=body | {"prompt": prompt * 8}).json()["tokens_cached"] > 0
+        fresh = client.post("/completion", json=body | {"prompt": prompt * 8, "cache_prompt": False}).json()
+        assert fresh["tokens_cached"] == 0
+        assert fresh["content"] == cached["content"]
+
+        grammar = client.post("/completion", json=body | {"grammar": 'root ::= "yes" | "no"'}).json()
+        assert grammar["content"] in ("yes", "no")
+        schema = client.post("/completion", json=body | {"json_schema": SCHEMA, "n_predict": 64}).json()
+        assert set(json.loads(schema["content"])) == {"name", "age"}
+
+        messages = [{"role": "user", "content": "Hello!"}]
+        templated = client.post("/apply-template", json={"messages": messages}).json()["prompt"]
+        tokens = client.post("/tokenize", json={"content": templated}).json()["tokens"]
+        assert client.post("/detokenize", json={"tokens": tokens}).json()["content"] == templated
+        assert client.get("/props").json()["total_slots"] == len(client.get("/slots").json())
+        assert client.get("/health").json() == {"status": "ok"}
