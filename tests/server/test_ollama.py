@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -324,38 +325,71 @@ async def test_other_routes(served: Served) -> None:
         assert (response.status_code, list(response.json())) == (400, ["error"])
 
 
-async def test_a_client_that_goes_ends_its_request() -> None:
-    fake = FakeEngine(answer_tokens=100_000)
-    app_settings = ServerSettings()
-    async with serve_in_process(fake, app_settings) as served:
-        fake.going.clear()
-        received = [
-            {"type": "http.request", "body": json.dumps({"model": "fake", "messages": HI}).encode()},
-            {"type": "http.disconnect"},
-        ]
-        scope = {
-            "type": "http",
-            "asgi": {"version": "3.0"},
-            "http_version": "1.1",
-            "method": "POST",
-            "path": "/api/chat",
-            "raw_path": b"/api/chat",
-            "query_string": b"",
-            "root_path": "",
-            "scheme": "http",
-            "headers": [(b"content-type", b"application/json")],
-        }
+async def call(fake: FakeEngine, receive: Any, send: Any, **settings: Any) -> int:
+    """Sends a chat straight to the application; returns how many requests it then believes to hold."""
+    app = create_app(fake, ServerSettings(**settings))
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": "POST",
+        "path": "/api/chat",
+        "raw_path": b"/api/chat",
+        "query_string": b"",
+        "root_path": "",
+        "scheme": "http",
+        "headers": [(b"content-type", b"application/json")],
+    }
+    await app(scope, receive, send)
+    return app.state.context.num_in_flight
 
-        async def receive() -> dict[str, Any]:
+
+BODY = {"type": "http.request", "body": json.dumps({"model": "fake", "messages": HI}).encode()}
+
+
+async def test_a_client_that_goes_before_the_first_token_ends_its_request() -> None:
+    fake = FakeEngine()
+    fake.going.clear()
+    received = [BODY, {"type": "http.disconnect"}]
+
+    async def receive() -> dict[str, Any]:
+        return received.pop(0)
+
+    async def send(message: dict[str, Any]) -> None:
+        raise AssertionError(message)
+
+    assert await call(fake, receive, send) == 0
+    assert len(fake.seen) == 1
+    await until(lambda: not fake.running, "the request is aborted")
+    await fake.close_grammars()
+
+
+@pytest.mark.parametrize("goes", [True, False])
+async def test_a_client_that_goes_or_takes_nothing_ends_its_stream(*, goes: bool) -> None:
+    fake = FakeEngine(answer_tokens=100_000, max_model_len=1_000_000)
+    gone = asyncio.Event()
+    received = [BODY]
+
+    async def receive() -> dict[str, Any]:
+        if received:
             return received.pop(0)
+        await gone.wait()
+        return {"type": "http.disconnect"}
 
-        async def send(message: dict[str, Any]) -> None:
-            raise AssertionError(message)
+    lines: list[bytes] = []
 
-        await create_app(fake, app_settings)(scope, receive, send)
-        assert len(fake.seen) == 1
-        await until(lambda: not fake.running, "the request is aborted")
-        assert served.context.num_in_flight == 0
+    async def send(message: dict[str, Any]) -> None:
+        lines.append(message.get("body", b""))
+        if len(lines) > 3:
+            assert fake.running
+            if not goes:
+                await asyncio.Event().wait()
+            gone.set()
+
+    assert await call(fake, receive, send, send_timeout=0.05) == 0
+    assert len(lines) < 1000
+    await until(lambda: not fake.running, "the request is aborted")
+    await fake.close_grammars()
 
 
 async def test_official_client() -> None:
