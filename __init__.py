@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .engine.async_engine import AsyncEngine
+    from .engine.beam_search import BeamSearchParams
     from .engine.config import EngineConfig
     from .engine.llm import LLM
     from .engine.outputs import CompletionOutput, RequestOutput
@@ -27,6 +28,7 @@ __version__ = "0.1.0"
 __all__ = [
     "LLM",
     "AsyncEngine",
+    "BeamSearchParams",
     "CompletionOutput",
     "EngineConfig",
     "RequestOutput",
@@ -37,6 +39,7 @@ __all__ = [
 
 _HOMES = {
     "AsyncEngine": ".engine.async_engine",
+    "BeamSearchParams": ".engine.beam_search",
     "CompletionOutput": ".engine.outputs",
     "EngineConfig": ".engine.config",
     "LLM": ".engine.llm",

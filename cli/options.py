@@ -131,7 +131,8 @@ ENGINE = Group(
         "load_format": "'dummy' fills the model with seeded random weights, to measure with.",
         "quantization": "Round the matrices of a float checkpoint to integers while they are loaded.",
         "quantization_group_size": "Columns that share a scale: 32 (as int4 has it by default), 64 or 128.",
-        "activations": "How integer matrices take their inputs: rounded to 'int8', or exact, as 'float'.",
+        "activations": "How integer matrices take their inputs: rounded to 'int8', or exact, as 'float'; "
+        "'auto' rounds them on CPUs only.",
         "lm_head": "The output projection's format; 'auto' is int8 where --quantization is given.",
         "weight_cache": "Keep the repacked weights on disk, so that the next start is fast.",
         "max_model_len": "Context length; by default the model's own.",
@@ -143,9 +144,11 @@ ENGINE = Group(
         "enable_prefix_caching": "Reuse the cache blocks of equal prompt prefixes.",
         "num_threads": "CPU threads for the model; by default all cores that it may use.",
         "seed": "Seeds the seeds of requests that bring none.",
-        "enforce_eager": "Call a step's kernels one by one, not as one recorded pass.",
+        "async_scheduling": "Schedule the next step while one runs; by default on a GPU only.",
+        "enforce_eager": "Call a step's kernels one by one, not as one recorded pass or graph.",
     },
     flags={
+        "async_scheduling": "--async-scheduling/--no-async-scheduling",
         "enforce_eager": "--enforce-eager",
         "enable_prefix_caching": "--prefix-caching/--no-prefix-caching",
         "num_threads": "--threads",

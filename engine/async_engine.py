@@ -21,16 +21,18 @@ from ..models.chat_template import ChatTemplate
 from ..models.config import ModelConfig
 from ..models.tokenizer import Tokenizer
 from . import protocol
+from .block_map import BlockMap
 from .config import EngineConfig
 from .find import FoundModel, find_model
 from .grammar_checker import GrammarChecker
-from .input_check import check_request
+from .input_check import check_request, resolve_bad_words, truncate_prompt
 from .output_processor import OutputProcessor
 from .outputs import FinishReason, RequestOutput
 from .protocol import (
     Abort,
     Add,
     Alive,
+    Blocks,
     Failed,
     FromEngine,
     Ready,
@@ -39,6 +41,8 @@ from .protocol import (
     Start,
     Step,
     ToEngine,
+    Unwatch,
+    Watch,
 )
 from .request import FinishedRequest
 from .sampling_params import SamplingParams
@@ -117,6 +121,7 @@ class AsyncEngine:
         chat_template: The model's chat template, which refuses if there is none.
         max_model_len: Tokens of a request, prompt and output.
         stats: The engine's figures after its last step.
+        block_map: What each KV-cache block is doing, while somebody watches it.
     """
 
     def __init__(self, config: EngineConfig, found: FoundModel) -> None:
@@ -127,6 +132,7 @@ class AsyncEngine:
         self.tokenizer = Tokenizer.from_folder(found.folder)
         self.chat_template = ChatTemplate.from_folder(found.folder)
         self.stats = EngineStats()
+        self.block_map = BlockMap(self._watch_blocks)
         self._processor = OutputProcessor(self.tokenizer)
         self._grammars = GrammarChecker(found.folder, self.tokenizer, found.config)
         self._queues: dict[str, asyncio.Queue[RequestOutput | QuireError]] = {}
@@ -206,6 +212,8 @@ class AsyncEngine:
             EngineDied: The engine process ended while the request was in it.
             EngineError: The engine failed on this request.
         """
+        params = resolve_bad_words(params, self.tokenizer)
+        prompt_token_ids = truncate_prompt(prompt_token_ids, params, self.tokenizer, self.max_model_len)
         check_request(
             prompt_token_ids,
             params,
@@ -259,6 +267,11 @@ class AsyncEngine:
         if choice_ids and self._engine is not None:
             self._engine.send(Abort(choice_ids, reason))
 
+    def _watch_blocks(self, wanted: bool) -> None:
+        # An engine that is starting is told when it is ready.
+        if self._ready and self._engine is not None:
+            self._engine.send(Watch() if wanted else Unwatch())
+
     async def _wait_ready(self, process: EngineProcess) -> None:
         message = await process.receive()
         while isinstance(message, Alive):
@@ -269,6 +282,8 @@ class AsyncEngine:
                 self.max_model_len = max_model_len
                 self._last_sign = time.monotonic()
                 self._ready = True
+                if self.block_map.num_watchers:
+                    process.send(Watch())
             case Failed():
                 raise message.to_error()
             case _:
@@ -286,6 +301,7 @@ class AsyncEngine:
                     # Whatever cannot be taken in, an engine whose answers are lost is of no use.
                     logger.exception("the engine's messages cannot be taken in")
                 self._ready = False
+                self.block_map.clear()
                 self._fail_all("the engine process ended; it is being restarted")
                 delay = 0.0
             code = await process.stop()
@@ -307,6 +323,8 @@ class AsyncEngine:
                     self._take_step(message)
                 case Alive():
                     pass
+                case Blocks(runs, is_whole):
+                    self.block_map.update(runs, is_whole=is_whole)
                 case Refused(request_ids, text):
                     self._refuse(request_ids, text)
                 case _:

@@ -29,7 +29,7 @@ class EngineConfig:
         quantization_group_size: Columns that share a scale: 32, 64 or 128. By default 32 for int4, and
             whole rows for int8.
         activations: How integer matrices, those of AWQ and GPTQ checkpoints too, take their inputs:
-            rounded to int8 row by row, which is fast, or as they are.
+            rounded to int8 row by row, or as they are. "auto" rounds them on CPUs, where that is faster.
         lm_head: The output projection's format. "auto" is int8 where `quantization` is set, else what
             the checkpoint has.
         weight_cache: Keep the weights that CPU kernels repack on disk, so that the next start maps them;
@@ -46,8 +46,9 @@ class EngineConfig:
         num_threads: CPU threads for the model, all ranks together; by default all cores that this process
             may use.
         seed: Seeds the seeds of requests that bring none.
-        enforce_eager: Call a step's kernels one by one, not as one recorded pass (for comparing); several
-            ranks always do.
+        async_scheduling: Schedule the next step while one runs; by default on a GPU only.
+        enforce_eager: Call a step's kernels one by one, not as one recorded pass or graph (for comparing);
+            several ranks always do.
     """
 
     model: str
@@ -60,7 +61,7 @@ class EngineConfig:
     load_format: Literal["auto", "dummy"] = "auto"
     quantization: IntFormat | None = None
     quantization_group_size: int | None = None
-    activations: Literal["int8", "float"] = "int8"
+    activations: Literal["auto", "int8", "float"] = "auto"
     lm_head: HeadFormat = "auto"
     weight_cache: bool = True
     max_model_len: int | None = None
@@ -73,6 +74,7 @@ class EngineConfig:
     enable_prefix_caching: bool = True
     num_threads: int | None = None
     seed: int | None = None
+    async_scheduling: bool | None = None
     enforce_eager: bool = False
 
     def __post_init__(self) -> None:
@@ -97,7 +99,7 @@ class EngineConfig:
             ("kv_cache_dtype", ("auto", "float32", "bfloat16", "int8", "fp8")),
             ("load_format", ("auto", "dummy")),
             ("quantization", (None, "int8", "int4")),
-            ("activations", ("int8", "float")),
+            ("activations", ("auto", "int8", "float")),
             ("lm_head", ("auto", "float", "int8", "int4")),
         ):
             if getattr(self, name) not in choices:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from ..errors import ContextLengthExceeded, InvalidRequest
+from ..models.tokenizer import Tokenizer
 from .sampling_params import SamplingParams
 
 
@@ -19,10 +21,16 @@ def check_request(
     """Checks a prompt and its parameters against the model.
 
     Raises:
-        InvalidRequest: An empty prompt, a token id outside of the vocabulary, or parameters that
-            leave no token to sample.
+        InvalidRequest: An empty prompt, a token id outside of the vocabulary, parameters that leave
+            no token to sample, or a `best_of` that has not been resolved.
         ContextLengthExceeded: The prompt, or the prompt and `max_tokens`, exceed the context.
     """
+    if params.ranks:
+        raise InvalidRequest(
+            f"best_of ({params.best_of}) above n ({params.n}) cannot be streamed: "
+            "the best are known at the end",
+            param="best_of",
+        )
     if not prompt_token_ids:
         raise InvalidRequest("the prompt is empty", param="prompt")
     num_prompt = len(prompt_token_ids)
@@ -54,3 +62,49 @@ def check_request(
                 f"min_tokens={params.min_tokens} forbids stop tokens, and no others are allowed",
                 param="min_tokens",
             )
+
+
+def resolve_bad_words(params: SamplingParams, tokenizer: Tokenizer) -> SamplingParams:
+    """Moves `bad_words` to `bad_words_token_ids`, which is all that the engine knows.
+
+    A word has one spelling in tokens at the beginning of a text, one after a space, and one in the middle
+    of a line; often these are not the same.
+    """
+    if not params.bad_words:
+        return params
+    sequences = {tuple(sequence): None for sequence in params.bad_words_token_ids}
+    newline = tokenizer.encode("\n", add_special_tokens=False)
+    for word in params.bad_words:
+        bare = word.lstrip(" ")
+        for text in (bare, " " + bare):
+            sequences[tuple(tokenizer.encode(text, add_special_tokens=False))] = None
+        # SentencePiece puts a space in front of a text, so the bare word is found behind a line's end.
+        after = tokenizer.encode("\n" + bare, add_special_tokens=False)
+        if after[: len(newline)] == newline:
+            sequences[tuple(after[len(newline) :])] = None
+    sequences.pop((), None)
+    return replace(params, bad_words=(), bad_words_token_ids=[list(sequence) for sequence in sequences])
+
+
+def truncate_prompt(
+    token_ids: list[int], params: SamplingParams, tokenizer: Tokenizer, max_model_len: int
+) -> list[int]:
+    """The prompt as `params.truncate_prompt_tokens` leaves it; one that is short enough stays as it is.
+
+    Raises `InvalidRequest` if more tokens are to be kept than the context holds.
+    """
+    limit = params.truncate_prompt_tokens
+    if limit is None:
+        return token_ids
+    if limit == -1:
+        limit = max(1, max_model_len - (1 if params.max_tokens is None else params.max_tokens))
+    elif limit > max_model_len:
+        raise InvalidRequest(
+            f"truncate_prompt_tokens ({limit}) exceeds this model's context of {max_model_len} tokens",
+            param="truncate_prompt_tokens",
+        )
+    if len(token_ids) <= limit:
+        return token_ids
+    first = tokenizer.encode("")
+    kept = len(first) if len(first) < limit and token_ids[: len(first)] == first else 0
+    return token_ids[:kept] + token_ids[len(token_ids) - (limit - kept) :]

@@ -13,11 +13,12 @@ from typing import Any, TypeVar, cast
 from ..errors import EngineError, InvalidRequest, request_failure
 from ..models.chat_template import ChatTemplate
 from ..models.tokenizer import Tokenizer
+from .beam_search import BeamSearch, BeamSearchParams
 from .build import build_engine
 from .config import EngineConfig
 from .engine import split_choices
-from .input_check import check_request
-from .output_processor import OutputProcessor, merge
+from .input_check import check_request, resolve_bad_words, truncate_prompt
+from .output_processor import OutputProcessor, keep_best, merge
 from .outputs import CompletionOutput, RequestOutput
 from .sampling_params import SamplingParams
 from .stats import EngineStats
@@ -90,17 +91,19 @@ class LLM:
         params_list = _one_each("sampling_params", sampling_params or default, len(prompt_list))
         priorities = _one_each("priority", 0 if priority is None else priority, len(prompt_list))
         checked = [
-            self._check(prompt, params) for prompt, params in zip(prompt_list, params_list, strict=True)
+            self._check(prompt, params.with_all_choices())
+            for prompt, params in zip(prompt_list, params_list, strict=True)
         ]
         requests: dict[str, RequestOutput] = {}
         for (token_ids, text, params), rank in zip(checked, priorities, strict=True):
             request_id = self._add(token_ids, params, text, rank)
             requests[request_id] = RequestOutput(request_id, text, token_ids)
         try:
-            return self._run(requests, use_tqdm)
+            outputs = self._run(requests, use_tqdm)
         finally:
             for request_id in requests:
                 self._abort(request_id)
+        return [keep_best(output, params) for output, params in zip(outputs, params_list, strict=True)]
 
     def chat(
         self,
@@ -121,6 +124,29 @@ class LLM:
             for conversation in _conversations(messages)
         ]
         return self.generate(prompts, sampling_params, use_tqdm=use_tqdm)
+
+    def beam_search(
+        self, prompts: Prompt | Sequence[Prompt], params: BeamSearchParams
+    ) -> list[RequestOutput]:
+        """Searches for the likeliest outputs of all prompts at once; those of a prompt come best first.
+
+        Raises:
+            InvalidRequest: If a prompt or a parameter does not fit; then nothing is generated.
+            EngineError: If the engine fails on a beam.
+        """
+        checked = [self._check(prompt, params.as_sampling_params()) for prompt in _as_list(prompts)]
+        eos = self.model_config.eos_token_ids
+        searches = [BeamSearch(token_ids, params, eos) for token_ids, _, _ in checked]
+        while running := [search for search in searches if search.beams]:
+            step = running[0].step_params
+            beams = [prompt for search in running for prompt in search.prompts()]
+            outputs = iter(self.generate(beams, step, use_tqdm=False))
+            for search in running:
+                search.take(list(itertools.islice(outputs, len(search.beams))))
+        return [
+            search.output(str(next(self._ids)), self.tokenizer, text)
+            for search, (_, text, _) in zip(searches, checked, strict=True)
+        ]
 
     def stream(
         self, prompt: Prompt, sampling_params: SamplingParams | None = None
@@ -181,6 +207,8 @@ class LLM:
             token_ids = list(prompt["prompt_token_ids"])
         else:
             token_ids = list(prompt)
+        params = resolve_bad_words(params, self.tokenizer)
+        token_ids = truncate_prompt(token_ids, params, self.tokenizer, self.max_model_len)
         check_request(
             token_ids,
             params,

@@ -39,6 +39,7 @@ class Request:
     Attributes:
         token_ids: Prompt and output; grows by one with each sampled token.
         num_computed_tokens: How many of them have their keys and values in the cache.
+        num_pending_tokens: How many at the end are being sampled: placeholders (see `in_flight`).
         block_ids: The block table. Owned by the BlockManager; others only read it.
         block_hashes: Chained hashes of the full blocks, made on demand by the BlockManager.
         arrival: Order of arrival, the tie-breaker between equal priorities.
@@ -73,6 +74,7 @@ class Request:
         "max_num_tokens",
         "num_cached_tokens",
         "num_computed_tokens",
+        "num_pending_tokens",
         "num_preemptions",
         "num_prompt_tokens",
         "num_scored_tokens",
@@ -129,6 +131,7 @@ class Request:
             or params.logit_bias
             or params.min_tokens
             or params.allowed_token_ids is not None
+            or params.bad_words_token_ids
         )
         self.adjusts_logits = self.adjusts_otherwise or params.structured_outputs is not None
         self.grammar: OutputGrammar | None = None
@@ -137,6 +140,7 @@ class Request:
         self.num_computed_tokens = 0
         self.num_cached_tokens = 0
         self.num_scored_tokens = 0
+        self.num_pending_tokens = 0
         self.num_preemptions = 0
         self.block_ids: list[int] = []
         self.block_hashes: list[bytes] = []
@@ -146,7 +150,7 @@ class Request:
 
     @property
     def num_tokens(self) -> int:
-        """Known tokens: the prompt and what has been sampled."""
+        """Known tokens: the prompt and what has been sampled, or is being sampled."""
         return len(self.token_ids)
 
     @property
@@ -164,8 +168,18 @@ class Request:
         return (
             params.logprobs is None
             and params.allowed_token_ids is None
+            and not params.bad_words_token_ids
             and self.num_output_tokens >= params.min_tokens
         )
+
+    def forbidden_tokens(self) -> list[int]:
+        """The tokens that would complete one of `params.bad_words_token_ids`, begun in the output."""
+        return [
+            last
+            for *begun, last in self.params.bad_words_token_ids
+            if len(begun) <= self.num_output_tokens
+            and self.token_ids[len(self.token_ids) - len(begun) :] == begun
+        ]
 
     @property
     def rank(self) -> tuple[int, int]:

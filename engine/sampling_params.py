@@ -13,6 +13,8 @@ MAX_CHOICES = 128
 MAX_STOP_STRINGS = 16
 MAX_STOP_CHARACTERS = 1024
 MAX_LOGPROBS = 20
+MAX_BAD_WORDS = 128
+MAX_BAD_WORD_CHARACTERS = 256
 SEED_LIMIT = 1 << 63
 
 
@@ -54,6 +56,8 @@ class SamplingParams:
 
     Attributes:
         n: Choices per prompt; they share the prompt's cache blocks.
+        best_of: Generate so many choices and return the n whose tokens have the highest cumulative
+            log-probability, best first. None for n. Above n, the answer cannot be streamed.
         max_tokens: Tokens to generate at most, or None for as many as the context holds. 0 only
             scores the prompt, with `prompt_logprobs`.
         min_tokens: Until so many tokens are out, neither EOS nor a stop token can be sampled.
@@ -67,6 +71,10 @@ class SamplingParams:
             in the prompt or the output (Keskar et al., 2019).
         logit_bias: Added to the logits of the named token ids.
         allowed_token_ids: If given, only these tokens can be sampled.
+        bad_words: Texts whose tokens never come one after the other in the output: as each text is
+            written at its beginning, and after a space.
+        bad_words_token_ids: Token sequences that never come in the output. Those of `bad_words` are
+            added by `input_check.resolve_bad_words`.
         seed: Makes the noise reproducible; None draws a seed. The noise of a token is a function
             of the seed and the token's position alone, so it does not depend on the batch.
         stop: Strings that end the output when they appear in its text.
@@ -75,11 +83,15 @@ class SamplingParams:
         ignore_eos: Whether generation goes on after EOS.
         logprobs: Return the log-probability of each token and of this many most likely ones.
         prompt_logprobs: The same for the tokens of the prompt.
+        truncate_prompt_tokens: Keep only so many tokens of a longer prompt, its last ones, behind the
+            special tokens that the tokenizer puts in front of a text. -1 for as many as the context holds
+            besides `max_tokens` (besides one token if that is None).
         skip_special_tokens: Whether the text leaves special tokens out.
         structured_outputs: A form that the output must have.
     """
 
     n: int = 1
+    best_of: int | None = None
     max_tokens: int | None = 16
     min_tokens: int = 0
     temperature: float = 1.0
@@ -91,6 +103,8 @@ class SamplingParams:
     repetition_penalty: float = 1.0
     logit_bias: Mapping[int, float] = field(default_factory=dict[int, float])
     allowed_token_ids: Sequence[int] | None = None
+    bad_words: Sequence[str] = ()
+    bad_words_token_ids: Sequence[Sequence[int]] = ()
     seed: int | None = None
     stop: Sequence[str] | str = ()
     stop_token_ids: Sequence[int] = ()
@@ -98,6 +112,7 @@ class SamplingParams:
     ignore_eos: bool = False
     logprobs: int | None = None
     prompt_logprobs: int | None = None
+    truncate_prompt_tokens: int | None = None
     skip_special_tokens: bool = True
     structured_outputs: StructuredOutputsParams | None = None
 
@@ -107,6 +122,8 @@ class SamplingParams:
         if self.top_k == -1:
             object.__setattr__(self, "top_k", 0)
         _integer("n", self.n, 1, MAX_CHOICES)
+        if self.best_of is not None:
+            _integer("best_of", self.best_of, self.n, MAX_CHOICES)
         _number("temperature", self.temperature, 0.0, 2.0)
         _number("top_p", self.top_p, 0.0, 1.0, open_low=True)
         _number("min_p", self.min_p, 0.0, 1.0)
@@ -118,6 +135,7 @@ class SamplingParams:
             _integer("seed", self.seed, -SEED_LIMIT, SEED_LIMIT - 1)
         self._check_lengths()
         self._check_stops()
+        self._check_bad_words()
         for name in ("logprobs", "prompt_logprobs"):
             if getattr(self, name) is not None:
                 _integer(name, getattr(self, name), 0, MAX_LOGPROBS)
@@ -146,6 +164,8 @@ class SamplingParams:
             _integer("max_tokens", self.max_tokens, 0, (1 << 31) - 1)
         if self.max_tokens == 0 and self.prompt_logprobs is None:
             raise InvalidRequest("max_tokens must be at least 1, got 0", param="max_tokens")
+        if self.truncate_prompt_tokens is not None and self.truncate_prompt_tokens != -1:
+            _integer("truncate_prompt_tokens", self.truncate_prompt_tokens, 1, (1 << 31) - 1)
         _integer("min_tokens", self.min_tokens, 0, (1 << 31) - 1)
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
             raise InvalidRequest(
@@ -165,12 +185,33 @@ class SamplingParams:
                     param="stop",
                 )
 
+    def _check_bad_words(self) -> None:
+        if isinstance(self.bad_words, str) or len(self.bad_words) > MAX_BAD_WORDS:
+            raise InvalidRequest(
+                f"bad_words takes a list of at most {MAX_BAD_WORDS} texts, got {_shown(self.bad_words)}",
+                param="bad_words",
+            )
+        for text in self.bad_words:
+            if not isinstance(text, str) or not text.strip() or len(text) > MAX_BAD_WORD_CHARACTERS:
+                raise InvalidRequest(
+                    f"a bad word must have 1 to {MAX_BAD_WORD_CHARACTERS} characters, and not only spaces, "
+                    f"got {_shown(text)}",
+                    param="bad_words",
+                )
+        sequences: object = self.bad_words_token_ids
+        if not isinstance(sequences, Sequence) or not all(isinstance(s, Sequence) and s for s in sequences):
+            raise InvalidRequest(
+                f"bad_words_token_ids must be lists of at least one token id, got {_shown(sequences)}",
+                param="bad_words_token_ids",
+            )
+
     def check_vocabulary(self, vocab_size: int) -> None:
         """Raises `InvalidRequest` if a token id is not below `vocab_size`."""
         for name, tokens in (
             ("logit_bias", self.logit_bias),
             ("stop_token_ids", self.stop_token_ids),
             ("allowed_token_ids", self.allowed_token_ids or ()),
+            *(("bad_words_token_ids", sequence) for sequence in self.bad_words_token_ids),
         ):
             for token in tokens:
                 if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < vocab_size:
@@ -183,6 +224,21 @@ class SamplingParams:
     def greedy(self) -> bool:
         """Whether the most likely token is always taken."""
         return self.temperature == 0.0
+
+    @property
+    def ranks(self) -> bool:
+        """Whether more choices are generated than are returned."""
+        return self.best_of is not None and self.best_of > self.n
+
+    def with_all_choices(self) -> SamplingParams:
+        """The parameters by which the engine generates all choices of which the best are kept.
+
+        They have the log-probabilities by which `output_processor.keep_best` ranks them.
+        """
+        if self.best_of is None:
+            return self
+        logprobs = 0 if self.ranks and self.logprobs is None else self.logprobs
+        return replace(self, n=self.best_of, best_of=None, logprobs=logprobs)
 
     def for_choice(self, index: int) -> SamplingParams:
         """The parameters of one of the n choices: n = 1, and a seed of its own.

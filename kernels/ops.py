@@ -15,6 +15,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import sys
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any, Generic, ParamSpec, TypeVar
@@ -149,6 +150,19 @@ def load_cell(cell: Cell, op: str) -> tuple[Callable[..., Any] | None, str | Non
     return getattr(module, op), None
 
 
+def repacker(function: Callable[..., Any], format: str) -> Callable[..., Any] | None:
+    """The function that brings a weight into the form that an implementation of an op reads.
+
+    The module of an implementation of `linear` or `embedding` may say in `PACKED_FORMATS` which formats it
+    repacks, and define `prepare(weight, *, release)`, which does it.
+
+    Returns:
+        That function, or None if the implementation reads weights of this format as they are.
+    """
+    module = sys.modules[function.__module__]
+    return module.prepare if format in getattr(module, "PACKED_FORMATS", ()) else None
+
+
 def resolved_table(device: str) -> dict[str, str]:
     """For `quire doctor`: for each op, the columns in the order they are tried on a device."""
     rows: dict[str, str] = {}
@@ -231,7 +245,9 @@ def _float32_rows(x: torch.Tensor) -> str | None:
 
 
 def _unpacked(_ids: torch.Tensor, weight: Any, _dtype: torch.dtype) -> str | None:
-    return None if weight.data.numel() else "only another kernel's packed form of the matrix is there"
+    if weight.data.numel() or hasattr(weight.packed, "rows_as"):
+        return None
+    return "only another kernel's packed form of the matrix is there"
 
 
 def _experts(
@@ -240,6 +256,18 @@ def _experts(
     if x.dtype != gate_up.dtype:
         return f"no kernel for {x.dtype} with experts of {gate_up.dtype}"
     return None if router_logits.shape[1] <= 1024 else "no kernel for more than 1024 experts"
+
+
+TRITON_GROUP = 32
+"""Columns that Triton's linear kernels multiply at once, which must share a scale."""
+
+
+def _gpu_linear(x: torch.Tensor, weight: Any, *_args: Any, **_kwargs: Any) -> str | None:
+    if x.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        return f"no {x.dtype} kernel"
+    if weight.group_size < weight.in_features and weight.group_size % TRITON_GROUP:
+        return f"groups of {weight.group_size} columns, which are no multiple of {TRITON_GROUP}"
+    return None
 
 
 CPP = Cell("cpu", "cpp", "cpu", _float_dtype)
@@ -272,7 +300,7 @@ TABLE: dict[str, tuple[Cell, ...]] = {
         _triton("paged_attention", _pages),
         Cell("cuda", "xformers", "xformers_attention", _xformers),
     ),
-    "linear": (Cell("cpu", "cpp", "cpu", _packable_weight),),
+    "linear": (Cell("cpu", "cpp", "cpu", _packable_weight), _triton("linear", _gpu_linear)),
     "quantize_weight": (CPP,),
     "embedding": (Cell("cpu", "cpp", "cpu", _embeds), _triton("embedding", _unpacked)),
     "silu_and_mul": (CPP, _triton("gates")),

@@ -170,7 +170,7 @@ def dequantize(weight: LinearWeight) -> Tensor:
         return weight.packed.unpack()
     if weight.scales is None:
         return weight.data
-    n, k = weight.out_features, weight.in_features
+    k = weight.in_features
     q, zero = weight.data, 0.0
     if weight.format == "int4":
         q = torch.stack((weight.data & 15, weight.data >> 4), -1).flatten(1)[:, :k]
@@ -179,7 +179,7 @@ def dequantize(weight: LinearWeight) -> Tensor:
     values = (q.float() - zeros) * _per_column(weight.scales, weight)
     if weight.order is None:
         return values
-    return torch.empty(n, k).index_copy_(1, weight.order.long(), values)
+    return torch.empty_like(values).index_copy_(1, weight.order.long(), values)
 
 
 def _per_column(values: Tensor, weight: LinearWeight) -> Tensor:
@@ -265,6 +265,8 @@ def linear(x: Tensor, weight: LinearWeight, bias: Tensor | None = None, out: Ten
 
 def embedding(ids: Tensor, weight: LinearWeight, dtype: torch.dtype) -> Tensor:
     """Rows `ids` of W as `[len(ids), K]` in a dtype; the matrix may also be an output projection's."""
+    if weight.data.numel() == 0 and weight.packed is not None:
+        return weight.packed.rows_as(ids, dtype)
     return dequantize(weight)[ids].to(dtype)
 
 

@@ -239,7 +239,7 @@ class ExpertMatrices(Layer):
     """
 
     def __init__(self, in_features: int, parts: dict[str, int], num_experts: int, dtype: torch.dtype) -> None:
-        self.weight = _shape_only(num_experts * sum(parts.values()), in_features, dtype)
+        self.weight = shape_only(num_experts * sum(parts.values()), in_features, dtype)
         self.parts = parts
         self.num_experts = num_experts
 

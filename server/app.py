@@ -15,6 +15,8 @@ from .errors import answer_http_exception, answer_quire_error
 from .gate import RequestGate
 from .health import TYPES as HEALTH_TYPES
 from .health import health_routes
+from .live import TYPES as LIVE_TYPES
+from .live import live_routes
 from .llama_cpp.routes import TYPES as LLAMA_CPP_TYPES
 from .llama_cpp.routes import llama_cpp_routes
 from .metrics import Metrics
@@ -22,6 +24,7 @@ from .ollama.routes import TYPES as OLLAMA_TYPES
 from .ollama.routes import ollama_routes
 from .openai.routes import TYPES as OPENAI_TYPES
 from .openai.routes import openai_routes
+from .page import page_routes
 from .settings import ServerSettings
 from .tgi.routes import TYPES as TGI_TYPES
 from .tgi.routes import tgi_routes
@@ -50,12 +53,23 @@ def create_app(engine: AsyncEngine, settings: ServerSettings | None = None) -> F
     app.add_exception_handler(HTTPException, answer_http_exception)
     app.add_middleware(RequestGate, context=context)
     app.include_router(health_routes(context))
+    app.include_router(live_routes(context))
+    app.include_router(page_routes())
     app.include_router(openai_routes(context))
     app.include_router(ollama_routes(context))
     app.include_router(tgi_routes(context))
     app.include_router(llama_cpp_routes(context))
     app.include_router(token_routes(context))
     openapi.install(
-        app, (*HEALTH_TYPES, *OPENAI_TYPES, *OLLAMA_TYPES, *TGI_TYPES, *LLAMA_CPP_TYPES, *TOKEN_TYPES)
+        app,
+        (
+            *HEALTH_TYPES,
+            *LIVE_TYPES,
+            *OPENAI_TYPES,
+            *OLLAMA_TYPES,
+            *TGI_TYPES,
+            *LLAMA_CPP_TYPES,
+            *TOKEN_TYPES,
+        ),
     )
     return app

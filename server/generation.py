@@ -10,11 +10,13 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
 from contextlib import aclosing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from starlette.types import Receive
 
+from ..engine.beam_search import BeamSearch, BeamSearchParams, search_with
+from ..engine.input_check import check_request
 from ..engine.output_processor import merge
 from ..engine.outputs import RequestOutput
 from ..engine.sampling_params import SamplingParams
@@ -30,12 +32,16 @@ Batch = list[tuple[int, RequestOutput]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """What one HTTP request asks of the engine: prompts, each with its parameters."""
+    """What one HTTP request asks of the engine: prompts, each with its parameters.
+
+    With `beam_search`, the answers are searched for: of `params`, `n` and `max_tokens` count.
+    """
 
     prompts: Sequence[list[int]]
     params: Sequence[SamplingParams]
     priority: int = 0
     cache_salt: str | None = None
+    beam_search: BeamSearchParams | None = None
 
 
 async def encode(
@@ -85,18 +91,7 @@ async def run(context: ServerContext, record: RequestRecord, job: Job) -> AsyncG
 
 async def _run(context: ServerContext, record: RequestRecord, job: Job) -> AsyncGenerator[Batch, None]:
     """Runs a job and keeps the record of its request."""
-    engine = context.engine
-    salt = ":".join(part for part in (record.key_digest, job.cache_salt) if part) or None
-    iterators = [
-        engine.generate(
-            prompt,
-            params,
-            request_id=f"{record.internal_id}-{index}",
-            priority=job.priority,
-            cache_salt=salt,
-        )
-        for index, (prompt, params) in enumerate(zip(job.prompts, job.params, strict=True))
-    ]
+    iterators = [_outputs(context, record, job, index) for index in range(len(job.prompts))]
     last = [time.perf_counter()] * len(iterators)
     started = [False] * len(iterators)
     async with aclosing(_merge(iterators)) as batches:
@@ -108,14 +103,57 @@ async def _run(context: ServerContext, record: RequestRecord, job: Job) -> Async
                 if not started[index]:
                     record.num_prompt_tokens += len(output.prompt_token_ids)
                     record.num_cached_tokens += output.num_cached_tokens
+                    context.metrics.recent_first_token.add(now - last[index])
                 elif num_new:
                     # The choices of a request run side by side: each of them waited since the last delta.
-                    context.metrics.inter_token_latency.observe(now - last[index])
+                    context.metrics.observe_next_token(now - last[index])
                 started[index] = True
                 last[index] = now
                 if any(choice.finish_reason in ("abort", "error") for choice in output.outputs):
                     raise EngineError("the request was aborted in the engine", code="aborted")
             yield batch
+
+
+def _outputs(
+    context: ServerContext, record: RequestRecord, job: Job, index: int
+) -> AsyncIterator[RequestOutput]:
+    """The outputs for one of the prompts of a job."""
+    salt = ":".join(part for part in (record.key_digest, job.cache_salt) if part) or None
+    request_id = f"{record.internal_id}-{index}"
+    if job.beam_search is not None:
+        return _search(context, job, index, job.beam_search, request_id, salt)
+    return context.engine.generate(
+        job.prompts[index], job.params[index], request_id=request_id, priority=job.priority, cache_salt=salt
+    )
+
+
+async def _search(
+    context: ServerContext,
+    job: Job,
+    index: int,
+    beam_search: BeamSearchParams,
+    request_id: str,
+    salt: str | None,
+) -> AsyncGenerator[RequestOutput, None]:
+    """The one output of a beam search, with the n best of what it found."""
+    engine, prompt, params = context.engine, job.prompts[index], job.params[index]
+    eos_token_ids = engine.model_config.eos_token_ids
+    check_request(
+        prompt,
+        params,
+        vocab_size=engine.model_config.vocab_size,
+        max_model_len=engine.max_model_len,
+        eos_token_ids=eos_token_ids,
+    )
+    limit = engine.max_model_len - len(prompt) if params.max_tokens is None else params.max_tokens
+    search = BeamSearch(prompt, replace(beam_search, max_tokens=limit), eos_token_ids)
+    outputs = search_with(
+        engine, search, engine.tokenizer, request_id=request_id, priority=job.priority, cache_salt=salt
+    )
+    async with aclosing(outputs):
+        async for output in outputs:
+            output.outputs = output.outputs[: params.n]
+            yield output
 
 
 async def collect(batches: AsyncGenerator[Batch, None]) -> list[tuple[int, RequestOutput]]:

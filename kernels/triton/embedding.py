@@ -63,6 +63,8 @@ def embedding_kernel(
 
 def embedding(ids: Tensor, weight: LinearWeight, dtype: torch.dtype) -> Tensor:
     """See `reference.embedding`."""
+    if not weight.data.numel() and weight.packed is not None:  # only the form of the linear kernel is there
+        return weight.packed.rows_as(ids, dtype)
     if weight.scales is None:
         return weight.data.index_select(0, ids).to(dtype)
     y = weight.data.new_empty(ids.shape[0], weight.in_features, dtype=dtype)

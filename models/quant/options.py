@@ -39,14 +39,14 @@ class WeightOptions:
         quantization: The integer format that the matrices of a dense checkpoint are rounded to.
         group_size: Columns that share a scale. By default 32 for int4, and whole rows for int8.
         activations: "int8" rounds the inputs of integer matrices, row by row; "float" takes them as
-            they are.
+            they are; "auto" is "int8" on a CPU and "float" on a GPU, see `rounds_activations`.
         lm_head: The output projection's format. "auto" is int8 where `quantization` is set, and else
             what the checkpoint has. An embedding that is tied to it has the same format.
     """
 
     quantization: IntFormat | None = None
     group_size: int | None = None
-    activations: Literal["int8", "float"] = "int8"
+    activations: Literal["auto", "int8", "float"] = "auto"
     lm_head: HeadFormat = "auto"
 
     def __post_init__(self) -> None:
@@ -72,6 +72,17 @@ class WeightOptions:
         if self.lm_head == "auto":
             return None if self.quantization is None else self._rounding("int8")
         return None if self.lm_head == "float" else self._rounding(self.lm_head)
+
+    def rounds_activations(self, device_type: str) -> bool:
+        """Whether the inputs of integer matrices are rounded to int8.
+
+        A CPU multiplies small integers several times as fast as floats. A GPU's tensor cores take floats
+        as fast as it reads integer weights, so that there is nothing to be gained by rounding.
+
+        Args:
+            device_type: Where the model runs: "cpu" or "cuda".
+        """
+        return self.activations == "int8" or (self.activations == "auto" and device_type == "cpu")
 
     def _rounding(self, format: IntFormat) -> Rounding:
         if format == "int4":

@@ -17,7 +17,7 @@ from ...errors import InvalidRequest
 from ..context import RequestRecord, ServerContext
 from ..generation import DeltaStream, collect, run, while_connected
 from ..json_body import read_message
-from ..openai.logprobs import chat_logprobs
+from ..openai.logprobs import Spelling
 from ..stopwatch import Stopwatch
 from ..tool_parsers.base import CallArguments, CallStart, Content, Event, Reasoning
 from .options import check_keep_alive
@@ -106,7 +106,8 @@ class _Writer:
     """Turns the output of a job, whole or as deltas, into lines."""
 
     def __init__(self, context: ServerContext, plan: Plan, route: Route, model: str) -> None:
-        self._tokenizer = context.engine.tokenizer
+        tokenizer = context.engine.tokenizer
+        self._spelling = Spelling(tokenizer, as_ids=False)
         self._plan = plan
         self._route: Route = route
         self._model = model
@@ -114,9 +115,7 @@ class _Writer:
         self._calls: list[tuple[CallStart, list[str]]] = []
         self._num_calls = 0  # that are written
         self._done_reason = "stop"
-        self._reader = (
-            None if plan.format.is_plain else plan.format.reader(self._tokenizer, plan.job.prompts[0])
-        )
+        self._reader = None if plan.format.is_plain else plan.format.reader(tokenizer, plan.job.prompts[0])
 
     @property
     def num_reasoning_tokens(self) -> int:
@@ -135,7 +134,7 @@ class _Writer:
         line = _line(self._route, self._model, content, thinking, calls)
         num_top = self._plan.num_top
         if num_top is not None and part.token_ids:
-            found = chat_logprobs(self._tokenizer, part.token_ids, part.logprobs or [], num_top)
+            found = self._spelling.chat_logprobs(part.token_ids, part.logprobs or [], num_top)
             line.logprobs = found.content
         is_empty = not (content or thinking or calls) and line.logprobs is msgspec.UNSET
         return None if is_empty else line

@@ -8,12 +8,12 @@ from typing import Any
 import msgspec
 from fastapi import APIRouter
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import Response
 
 from ...errors import InvalidRequest, Overloaded, QuireError
 from ..context import ServerContext
 from ..dialects import guarded, rename
-from ..errors import RouteNotFound, error_details
+from ..errors import error_details
 from ..openapi import describe
 from . import answers, models
 from .options import RENAMED
@@ -87,13 +87,6 @@ def _add_generation(router: APIRouter, context: ServerContext) -> None:
 
 
 def _add_models(router: APIRouter, context: ServerContext) -> None:
-    @router.get("/", summary="Says to Ollama's clients that it is there", response_class=PlainTextResponse)
-    @router.head("/", include_in_schema=False)
-    async def root(request: Request) -> Response:
-        if "text/html" in request.headers.get("accept", ""):  # a person with a browser
-            raise RouteNotFound("'/': there is no page here", code="route_not_found")
-        return PlainTextResponse("Ollama is running")
-
     @router.get("/api/tags", **_describe("List the models", OllamaModels))
     async def tags() -> Response:
         return models.list_models(context, loaded=False)
@@ -111,7 +104,7 @@ def _add_models(router: APIRouter, context: ServerContext) -> None:
     async def version() -> Response:
         return Response(msgspec.json.encode(OllamaVersion(API_VERSION)), media_type="application/json")
 
-    _ = (root, tags, ps, show, version)
+    _ = (tags, ps, show, version)
 
 
 def _refuse(router: APIRouter, method: str, path: str, reason: str) -> None:

@@ -9,6 +9,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from ...engine.input_check import truncate_prompt
 from ...engine.outputs import CompletionOutput
 from ...engine.sampling_params import MAX_LOGPROBS
 from ...engine.structured_params import StructuredOutputsParams
@@ -19,6 +20,7 @@ from ..generation import Batch, DeltaStream, Job, collect, encode, run, while_co
 from ..json_body import read_message
 from ..sse import event, open_stream
 from ..tool_parsers.constraint import CallGrammar, tool_constraint
+from .beams import beam_params
 from .chat_prompt import ChatPrompt, render_prompt
 from .chunks import ChunkEncoder
 from .common import (
@@ -26,12 +28,13 @@ from .common import (
     answer_bytes,
     check_common,
     check_metadata,
+    continuous_usage,
     new_envelope,
     priority,
     prompt_logprobs,
     usage,
 )
-from .logprobs import chat_logprobs
+from .logprobs import Spelling
 from .message_protocol import Delta
 from .params import or_default, sampling_params
 from .protocol import (
@@ -42,6 +45,7 @@ from .protocol import (
     ChatCompletionChunk,
     ChatCompletionRequest,
     ChatLogprobs,
+    Usage,
 )
 from .structured import given_fields, rename_param
 from .tools import Tools, read_tools
@@ -123,7 +127,14 @@ async def prepare_chat(context: ServerContext, request: Request, body: ChatCompl
     if answer_format.needs_special_tokens:
         params = replace(params, skip_special_tokens=False)
     (tokens,) = await encode(context, [prompt.text], add_special_tokens=body.add_special_tokens is True)
-    job = Job(prompts=[tokens], params=[params], priority=priority(request, body), cache_salt=body.cache_salt)
+    tokens = truncate_prompt(tokens, params, context.engine.tokenizer, context.engine.max_model_len)
+    job = Job(
+        prompts=[tokens],
+        params=[params],
+        priority=priority(request, body),
+        cache_salt=body.cache_salt,
+        beam_search=beam_params(body, params),
+    )
     return Chat(job, tools, answer_format)
 
 
@@ -200,6 +211,7 @@ class _Writer:
 
     def __init__(self, context: ServerContext, body: ChatCompletionRequest, chat: Chat) -> None:
         self._tokenizer = context.engine.tokenizer
+        self._spelling = Spelling(self._tokenizer, as_ids=body.return_tokens_as_token_ids is True)
         self._body = body
         self._chat = chat
         self._turns: dict[int, Turn] = {}
@@ -264,8 +276,8 @@ class _Writer:
     def _logprobs(self, part: CompletionOutput) -> ChatLogprobs | None:
         if not self._body.logprobs or not part.token_ids:
             return None
-        return chat_logprobs(
-            self._tokenizer, part.token_ids, part.logprobs or [], or_default(self._body.top_logprobs, 0)
+        return self._spelling.chat_logprobs(
+            part.token_ids, part.logprobs or [], or_default(self._body.top_logprobs, 0)
         )
 
 
@@ -282,14 +294,21 @@ async def _events(
         id=envelope.id, created=envelope.created, model=envelope.model, choices=[], usage=None
     )
     plain = last if with_usage else msgspec.structs.replace(last, usage=msgspec.UNSET)
+
+    def usage_so_far() -> Usage:
+        record.num_reasoning_tokens = writer.num_reasoning_tokens
+        return usage(record, len(job.prompts[0]))
+
+    each_usage = usage_so_far if continuous_usage(body) else None
     first = ChunkEncoder(
-        msgspec.structs.replace(plain, prompt_token_ids=job.prompts[0]) if body.return_token_ids else plain
+        msgspec.structs.replace(plain, prompt_token_ids=job.prompts[0]) if body.return_token_ids else plain,
+        each_usage,
     )
     yield b"".join(
         first(ChatChunkChoice(index=index, delta=Delta(role="assistant", content="")))
         for index in range(job.params[0].n)
     )
-    encode_chunk = ChunkEncoder(plain)
+    encode_chunk = ChunkEncoder(plain, each_usage)
     async for batch in deltas:
         if data := b"".join(map(encode_chunk, writer.deltas(batch))):
             yield data

@@ -55,6 +55,11 @@ def check_common(context: ServerContext, request: Request, body: SamplingFields)
     check_model(context, body.model)
     if body.stream_options is not None and not body.stream:
         raise InvalidRequest("stream_options needs stream: true", param="stream_options")
+    options = body.stream_options
+    if options is not None and options.continuous_usage_stats and not options.include_usage:
+        raise InvalidRequest(
+            "continuous_usage_stats needs include_usage: true", param="stream_options.continuous_usage_stats"
+        )
     if body.prompt_logprobs is not None and body.stream:
         raise InvalidRequest("prompt_logprobs are not available in a stream", param="prompt_logprobs")
     if body.request_id is not None:
@@ -98,15 +103,27 @@ def priority(request: Request, body: SamplingFields) -> int:
     return value
 
 
-def usage(record: RequestRecord) -> Usage:
-    """The tokens so far."""
+def usage(record: RequestRecord, num_prompt_tokens: int | None = None) -> Usage:
+    """The tokens so far.
+
+    Args:
+        record: Counts tokens, those of a prompt when its first output comes.
+        num_prompt_tokens: Those of all prompts, where some may have no output yet.
+    """
+    if num_prompt_tokens is None:
+        num_prompt_tokens = record.num_prompt_tokens
     return Usage(
-        prompt_tokens=record.num_prompt_tokens,
+        prompt_tokens=num_prompt_tokens,
         completion_tokens=record.num_generation_tokens,
-        total_tokens=record.num_prompt_tokens + record.num_generation_tokens,
+        total_tokens=num_prompt_tokens + record.num_generation_tokens,
         prompt_tokens_details=PromptTokensDetails(record.num_cached_tokens),
         completion_tokens_details=CompletionTokensDetails(record.num_reasoning_tokens),
     )
+
+
+def continuous_usage(body: SamplingFields) -> bool:
+    """Whether every chunk of a stream shall have the usage so far."""
+    return body.stream_options is not None and body.stream_options.continuous_usage_stats is True
 
 
 def answer_bytes(output: RequestOutput) -> int:

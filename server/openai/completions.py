@@ -10,25 +10,31 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from ...engine.beam_search import BeamSearchParams
+from ...engine.input_check import truncate_prompt
+from ...engine.output_processor import keep_best
 from ...engine.outputs import CompletionOutput, RequestOutput, TokenLogprobs
-from ...engine.sampling_params import MAX_CHOICES, SamplingParams
+from ...engine.sampling_params import SamplingParams
 from ...errors import InvalidRequest
 from ..context import RequestRecord, ServerContext
 from ..generation import Batch, DeltaStream, Job, collect, encode, run, while_connected
 from ..json_body import read_message
 from ..sse import event, open_stream
+from .beams import beam_params
 from .chunks import ChunkEncoder
 from .common import (
     Envelope,
     answer_bytes,
     check_common,
+    continuous_usage,
     finish_reason,
     new_envelope,
     priority,
     prompt_logprobs,
     usage,
 )
-from .logprobs import TextOffsets, add_logprobs
+from .infill import add_suffix
+from .logprobs import Spelling, TextOffsets
 from .params import or_default, sampling_params
 from .protocol import (
     UNSUPPORTED_IN_COMPLETIONS,
@@ -55,13 +61,19 @@ async def create_completion(context: ServerContext, request: Request) -> Respons
 async def _answer(context: ServerContext, request: Request, body: CompletionRequest) -> Response:
     record: RequestRecord = request.state.record
     check_common(context, request, body)
-    job = await _job(context, request, body)
+    params = _params(context, body)
+    if params.ranks and body.stream:
+        raise InvalidRequest("best_of above n cannot be streamed", param="best_of")
+    beam_search = beam_params(body, params)
+    if beam_search is not None:
+        params = replace(params, best_of=None)  # the search has its own ranking
+    job = await _job(context, request, body, params.with_all_choices(), beam_search)
     envelope = new_envelope(context, f"cmpl-{record.request_id}")
     writer = _Writer(context, body)
     if body.stream:
         deltas = DeltaStream(run(context, record, job))
         return await open_stream(
-            context, request, deltas, _events(context, writer, body, deltas, envelope, record)
+            context, request, deltas, _events(context, writer, body, job, deltas, envelope, record)
         )
     totals = await while_connected(request.receive, collect(run(context, record, job)))
 
@@ -71,7 +83,11 @@ async def _answer(context: ServerContext, request: Request, body: CompletionRequ
                 id=envelope.id,
                 created=envelope.created,
                 model=envelope.model,
-                choices=[choice for index, output in totals for choice in writer.whole(index, output)],
+                choices=[
+                    choice
+                    for index, output in totals
+                    for choice in writer.whole(index, keep_best(output, params))
+                ],
                 usage=usage(record),
             )
         )
@@ -80,19 +96,27 @@ async def _answer(context: ServerContext, request: Request, body: CompletionRequ
     return Response(await context.offload(size, write), media_type="application/json")
 
 
-async def _job(context: ServerContext, request: Request, body: CompletionRequest) -> Job:
-    params = _params(context, body)
+async def _job(
+    context: ServerContext,
+    request: Request,
+    body: CompletionRequest,
+    params: SamplingParams,
+    beam_search: BeamSearchParams | None,
+) -> Job:
     prompts = split_prompts(body.prompt, context.settings.max_prompts)
-    if len(prompts) * params.n > context.settings.max_sequences:
+    num_choices = params.n if beam_search is None else beam_search.beam_width
+    if len(prompts) * num_choices > context.settings.max_sequences:
         raise InvalidRequest(
             f"prompts × n (or best_of) may be at most {context.settings.max_sequences}, "
-            f"got {len(prompts)} × {params.n}",
+            f"got {len(prompts)} × {num_choices}",
             param="n",
         )
+    prompts = add_suffix(context.engine.tokenizer, body, prompts)
     texts = [prompt for prompt in prompts if isinstance(prompt, str)]
     encoded = iter(await encode(context, texts, add_special_tokens=body.add_special_tokens is not False))
     tokens = [next(encoded) if isinstance(prompt, str) else prompt for prompt in prompts]
-    limit = context.engine.max_model_len
+    limit, tokenizer = context.engine.max_model_len, context.engine.tokenizer
+    tokens = [truncate_prompt(prompt, params, tokenizer, limit) for prompt in tokens]
     return Job(
         prompts=tokens,
         params=[
@@ -104,28 +128,21 @@ async def _job(context: ServerContext, request: Request, body: CompletionRequest
         ],
         priority=priority(request, body),
         cache_salt=body.cache_salt,
+        beam_search=beam_search,
     )
 
 
 def _params(context: ServerContext, body: CompletionRequest) -> SamplingParams:
-    n = or_default(body.n, 1)
-    best_of = or_default(body.best_of, n)
-    if not n <= best_of <= max(n, MAX_CHOICES):
-        raise InvalidRequest(
-            f"best_of must be between n ({n}) and {MAX_CHOICES}, got {best_of}", param="best_of"
-        )
-    if best_of > n and body.stream:
-        raise InvalidRequest("best_of above n cannot be streamed", param="best_of")
-    ranks = best_of > n
     scores = body.prompt_logprobs
     if body.echo and (body.logprobs is not None or body.max_tokens == 0):
         scores = max(or_default(scores, 0), or_default(body.logprobs, 0))
     return sampling_params(
         body,
         context.engine.model_config.generation,
-        n=best_of if n >= 1 else n,  # what is wrong with n is said of n
+        n=or_default(body.n, 1),
+        best_of=body.best_of,
         max_tokens=or_default(body.max_tokens, DEFAULT_MAX_TOKENS),
-        logprobs=0 if ranks and body.logprobs is None else body.logprobs,
+        logprobs=body.logprobs,
         prompt_logprobs=scores,
     )
 
@@ -156,6 +173,7 @@ class _Writer:
 
     def __init__(self, context: ServerContext, body: CompletionRequest) -> None:
         self._tokenizer = context.engine.tokenizer
+        self._spelling = Spelling(self._tokenizer, as_ids=body.return_tokens_as_token_ids is True)
         self._body = body
         self._n = or_default(body.n, 1)
         self._skip_special_tokens = body.skip_special_tokens is not False
@@ -163,12 +181,8 @@ class _Writer:
         self._prompt_logprobs: dict[int, list[TokenLogprobs | None]] = {}
 
     def whole(self, prompt: int, output: RequestOutput) -> list[CompletionChoice]:
-        """All choices of a finished prompt; of `best_of`, those with the best mean log-probability."""
-        parts = output.outputs
-        if len(parts) > self._n:
-            parts = sorted(parts, key=_mean_logprob, reverse=True)[: self._n]
-            parts = [replace(part, index=index) for index, part in enumerate(parts)]
-        choices = [self.choice(prompt, output, part) for part in parts]
+        """The choices of a finished prompt."""
+        choices = [self.choice(prompt, output, part) for part in output.outputs]
         if self._body.prompt_logprobs is not None and output.prompt_logprobs is not None:
             for choice in choices:
                 choice.prompt_logprobs = prompt_logprobs(output.prompt_logprobs, self._body.prompt_logprobs)
@@ -211,13 +225,11 @@ class _Writer:
             logprobs = CompletionLogprobs([], [], [], [])
             if with_prompt:
                 entries = self._prompt_logprobs[prompt]
-                add_logprobs(
-                    logprobs, self._tokenizer, output.prompt_token_ids, entries, offsets, body.logprobs
+                self._spelling.add_logprobs(
+                    logprobs, output.prompt_token_ids, entries, offsets, body.logprobs
                 )
                 offsets.end_prompt()
-            add_logprobs(
-                logprobs, self._tokenizer, part.token_ids, part.logprobs or [], offsets, body.logprobs
-            )
+            self._spelling.add_logprobs(logprobs, part.token_ids, part.logprobs or [], offsets, body.logprobs)
             choice.logprobs = logprobs
         if body.return_token_ids:
             choice.token_ids = part.token_ids
@@ -227,10 +239,9 @@ class _Writer:
 
     def _prompt_text(self, prompt: int, tokens: list[int]) -> str:
         given = self._body.prompt
-        if isinstance(given, str):
-            return given
-        text = given[prompt]
-        if isinstance(text, str):
+        text = given if isinstance(given, str) else given[prompt]
+        # Of a prompt that may have been cut, the text is that of its tokens.
+        if isinstance(text, str) and self._body.truncate_prompt_tokens is None:
             return text
         return self._tokenizer.decode(tokens, skip_special_tokens=self._skip_special_tokens)
 
@@ -239,6 +250,7 @@ async def _events(
     context: ServerContext,
     writer: _Writer,
     body: CompletionRequest,
+    job: Job,
     deltas: DeltaStream,
     envelope: Envelope,
     record: RequestRecord,
@@ -247,7 +259,10 @@ async def _events(
     last = CompletionResponse(
         id=envelope.id, created=envelope.created, model=envelope.model, choices=[], usage=None
     )
-    encode_chunk = ChunkEncoder(last if with_usage else msgspec.structs.replace(last, usage=msgspec.UNSET))
+    encode_chunk = ChunkEncoder(
+        last if with_usage else msgspec.structs.replace(last, usage=msgspec.UNSET),
+        partial(usage, record, sum(map(len, job.prompts))) if continuous_usage(body) else None,
+    )
 
     def write(batch: Batch) -> bytes:
         return b"".join(map(encode_chunk, writer.deltas(batch)))
@@ -260,7 +275,3 @@ async def _events(
     if with_usage:
         last.usage = usage(record)
         yield event(msgspec.json.encode(last))
-
-
-def _mean_logprob(part: CompletionOutput) -> float:
-    return (part.cumulative_logprob or 0.0) / max(1, len(part.token_ids))

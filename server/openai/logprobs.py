@@ -47,59 +47,77 @@ class TextOffsets:
         return offset
 
 
-def add_logprobs(
-    result: CompletionLogprobs,
-    tokenizer: Tokenizer,
-    tokens: Sequence[int],
-    entries: Sequence[TokenLogprobs | None],
-    offsets: TextOffsets,
-    num_top: int,
-) -> None:
-    """Appends tokens to the parallel lists; one without an entry, the first of a prompt, has nulls."""
-    for token, entry in zip(tokens, entries, strict=True):
-        result.tokens.append(_spell(tokenizer, token))
-        result.text_offset.append(offsets.place(token))
-        if entry is None:
-            result.token_logprobs.append(None)
-            result.top_logprobs.append(None)
-            continue
-        result.token_logprobs.append(_finite(entry[token]))
-        top: dict[str, float] = {}
-        for other, item in entry.items():
-            if other == token or item.rank <= num_top:
-                top.setdefault(_spell(tokenizer, other), _finite(item))
-        result.top_logprobs.append(top)
+class Spelling:
+    """Writes log-probabilities.
 
+    Args:
+        tokenizer: Spells the tokens.
+        as_ids: Whether a token is written as "token_id:7" and not as its text.
+    """
 
-def chat_logprobs(
-    tokenizer: Tokenizer, tokens: Sequence[int], entries: Sequence[TokenLogprobs], num_top: int
-) -> ChatLogprobs:
-    """One object per token, with the `num_top` most likely tokens in its place, best first."""
-    content: list[TokenLogprob] = []
-    for token, entry in zip(tokens, entries, strict=True):
-        best = sorted(entry.items(), key=lambda item: item[1].rank)[:num_top]
-        content.append(
-            TokenLogprob(
-                entry[token].decoded_token,
-                _finite(entry[token]),
-                list(tokenizer.token_bytes(token)),
-                [
-                    TopLogprob(item.decoded_token, _finite(item), list(tokenizer.token_bytes(other)))
-                    for other, item in best
-                ],
+    def __init__(self, tokenizer: Tokenizer, *, as_ids: bool) -> None:
+        self._tokenizer = tokenizer
+        self._as_ids = as_ids
+
+    def add_logprobs(
+        self,
+        result: CompletionLogprobs,
+        tokens: Sequence[int],
+        entries: Sequence[TokenLogprobs | None],
+        offsets: TextOffsets,
+        num_top: int,
+    ) -> None:
+        """Appends tokens to the parallel lists; one without an entry, the first of a prompt, has nulls."""
+        for token, entry in zip(tokens, entries, strict=True):
+            result.tokens.append(self._spell(token))
+            result.text_offset.append(offsets.place(token))
+            if entry is None:
+                result.token_logprobs.append(None)
+                result.top_logprobs.append(None)
+                continue
+            result.token_logprobs.append(_finite(entry[token]))
+            top: dict[str, float] = {}
+            for other, item in entry.items():
+                if other == token or item.rank <= num_top:
+                    top.setdefault(self._spell(other), _finite(item))
+            result.top_logprobs.append(top)
+
+    def chat_logprobs(
+        self, tokens: Sequence[int], entries: Sequence[TokenLogprobs], num_top: int
+    ) -> ChatLogprobs:
+        """One object per token, with the `num_top` most likely tokens in its place, best first."""
+        content: list[TokenLogprob] = []
+        for token, entry in zip(tokens, entries, strict=True):
+            best = sorted(entry.items(), key=lambda item: item[1].rank)[:num_top]
+            content.append(
+                TokenLogprob(
+                    self._name(token, entry[token]),
+                    _finite(entry[token]),
+                    self._bytes(token),
+                    [
+                        TopLogprob(self._name(other, item), _finite(item), self._bytes(other))
+                        for other, item in best
+                    ],
+                )
             )
-        )
-    return ChatLogprobs(content)
+        return ChatLogprobs(content)
+
+    def _bytes(self, token: int) -> list[int]:
+        return list(self._tokenizer.token_bytes(token))
+
+    def _name(self, token: int, item: Logprob) -> str:
+        return f"token_id:{token}" if self._as_ids else item.decoded_token
+
+    def _spell(self, token: int) -> str:
+        """The token's text or, where it is no whole characters, its bytes as OpenAI writes them."""
+        if self._as_ids:
+            return f"token_id:{token}"
+        data = self._tokenizer.token_bytes(token)
+        try:
+            return data.decode("utf-8") or self._tokenizer.token_text(token)
+        except UnicodeDecodeError:
+            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
 
 
 def _finite(item: Logprob) -> float:
     return max(item.logprob, LOWEST_LOGPROB)
-
-
-def _spell(tokenizer: Tokenizer, token: int) -> str:
-    """The token's text or, where it is no whole characters, its bytes as OpenAI writes them."""
-    data = tokenizer.token_bytes(token)
-    try:
-        return data.decode("utf-8") or tokenizer.token_text(token)
-    except UnicodeDecodeError:
-        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)

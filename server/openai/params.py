@@ -21,6 +21,7 @@ def sampling_params(
     defaults: GenerationDefaults,
     *,
     n: int,
+    best_of: int | None = None,
     max_tokens: int | None,
     logprobs: int | None,
     prompt_logprobs: int | None,
@@ -31,6 +32,7 @@ def sampling_params(
     """
     return SamplingParams(
         n=n,
+        best_of=best_of,
         max_tokens=max_tokens,
         min_tokens=or_default(request.min_tokens, 0),
         temperature=or_default(request.temperature, or_default(defaults.temperature, 1.0)),
@@ -44,6 +46,7 @@ def sampling_params(
         ),
         logit_bias=_logit_bias(request.logit_bias),
         allowed_token_ids=request.allowed_token_ids,
+        bad_words=or_default(request.bad_words, []),
         seed=request.seed,
         stop=or_default(request.stop, []),
         stop_token_ids=or_default(request.stop_token_ids, []),
@@ -51,6 +54,7 @@ def sampling_params(
         ignore_eos=request.ignore_eos is True,
         logprobs=logprobs,
         prompt_logprobs=prompt_logprobs,
+        truncate_prompt_tokens=request.truncate_prompt_tokens,
         skip_special_tokens=request.skip_special_tokens is not False,
         structured_outputs=structured_params(request),
     )

@@ -15,14 +15,9 @@ from .structured import StructuredFields
 
 # What quire knows and does not do, with the values by which a client asks for nothing special.
 UNSUPPORTED: dict[str, tuple[object, ...]] = {
-    "bad_words": ([],),
-    "length_penalty": (1, 1.0),
     "prompt_embeds": (),
-    "return_tokens_as_token_ids": (False,),
-    "truncate_prompt_tokens": (),
-    "use_beam_search": (False,),
 }
-UNSUPPORTED_IN_COMPLETIONS = UNSUPPORTED | {"chat_template": (), "documents": (), "suffix": ("",)}
+UNSUPPORTED_IN_COMPLETIONS = UNSUPPORTED | {"chat_template": (), "documents": ()}
 UNSUPPORTED_IN_CHAT = UNSUPPORTED | {
     "audio": (),
     "function_call": (),
@@ -39,9 +34,14 @@ UNSUPPORTED_IN_CHAT = UNSUPPORTED | {
 
 
 class StreamOptions(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """`include_usage` adds a last chunk with the usage and no choices."""
+    """How a stream reports usage.
+
+    `include_usage` adds a last chunk with the usage and no choices; with `continuous_usage_stats`, every
+    chunk has what has been used so far.
+    """
 
     include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
 
 
 class SamplingFields(StructuredFields, forbid_unknown_fields=True, kw_only=True):
@@ -70,11 +70,16 @@ class SamplingFields(StructuredFields, forbid_unknown_fields=True, kw_only=True)
     ignore_eos: bool | None = None
     skip_special_tokens: bool | None = None
     allowed_token_ids: list[int] | None = None
+    bad_words: list[str] | None = None
     prompt_logprobs: int | None = None
     priority: int | None = None
     cache_salt: str | None = None
     request_id: str | None = None
     return_token_ids: bool | None = None
+    return_tokens_as_token_ids: bool | None = None
+    truncate_prompt_tokens: int | None = None
+    use_beam_search: bool | None = None
+    length_penalty: float | None = None
     add_special_tokens: bool | None = None
 
 
@@ -82,6 +87,7 @@ class CompletionRequest(SamplingFields, kw_only=True):
     """`prompt` is a text, a list of token ids, or a list of texts or of lists of token ids."""
 
     prompt: str | list[str | int | list[int]]
+    suffix: str | None = None
     best_of: int | None = None
     echo: bool | None = None
     logprobs: int | None = None

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from quire.engine.build import choose, kv_cache_shape
 from quire.engine.config import EngineConfig
+from quire.engine.model_choice import choose
+from quire.engine.pool import kv_cache_shape
 
 
 @pytest.mark.parametrize(
@@ -32,6 +33,7 @@ def test_a_cpu_refuses_a_cache_in_fp8(tiny_model: Callable[..., Path]) -> None:
 def test_a_gpu_takes_a_cache_in_fp8(tiny_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """One byte for each channel, and no scales."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     choice = choose(EngineConfig(model=str(tiny_model()), device="cuda", kv_cache_dtype="fp8"))
     assert choice.cache_dtype == torch.float8_e4m3fn
     assert kv_cache_shape(choice, 16).bytes_per_head == choice.config.head_size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -246,3 +247,58 @@ def test_special_tokens_in_a_message_are_mere_text(llm: LLM) -> None:
     special = [token for token in ids if token in llm.tokenizer.special_token_ids]
     assert llm.tokenizer.decode(special, skip_special_tokens=False) == "<|user|><|end|><|assistant|>"
     assert llm.tokenizer.decode(ids) == "a<|end|><|assistant|>b"
+
+
+def test_best_of_keeps_the_choices_with_the_highest_cumulative_logprob(llm: LLM) -> None:
+    params = SamplingParams(n=6, max_tokens=8, seed=3, logprobs=0, ignore_eos=True)
+    every = llm.generate("the start", params, use_tqdm=False)[0].outputs
+    expected = sorted(every, key=lambda choice: -cast(float, choice.cumulative_logprob))[:2]
+    assert [choice.index for choice in expected] != [0, 1]  # else the test shows nothing
+    params = SamplingParams(n=2, best_of=6, max_tokens=8, seed=3, ignore_eos=True)
+    best = llm.generate("the start", params, use_tqdm=False)[0].outputs
+    assert [choice.token_ids for choice in best] == [choice.token_ids for choice in expected]
+    assert [choice.index for choice in best] == [0, 1]
+    assert [choice.logprobs for choice in best] == [None, None]
+    assert [choice.cumulative_logprob for choice in best] == [
+        choice.cumulative_logprob for choice in expected
+    ]
+
+
+def test_best_of_cannot_be_streamed(llm: LLM) -> None:
+    with pytest.raises(InvalidRequest, match=r"best_of \(3\) above n \(1\)"):
+        next(llm.stream("the start", greedy(best_of=3)))
+
+
+def test_bad_words_never_come(llm: LLM) -> None:
+    plain = llm.generate("the start", greedy(max_tokens=40), use_tqdm=False)[0].outputs[0]
+    encode = functools.partial(llm.tokenizer.encode, add_special_tokens=False)
+    texts = [llm.tokenizer.token_text(token) for token in plain.token_ids]
+    words = [text for text, token in zip(texts, plain.token_ids, strict=True) if encode(text) == [token]]
+    words = sorted({word.strip() for word in words if word.strip()})[:4]
+    assert words, "the test needs a token that a text becomes"
+    changed = llm.generate("the start", greedy(max_tokens=40, bad_words=words), use_tqdm=False)[0].outputs[0]
+    assert changed.token_ids != plain.token_ids
+    for word in words:
+        for sequence in (encode(word), encode(" " + word)):
+            tokens = changed.token_ids
+            assert sequence not in [tokens[i : i + len(sequence)] for i in range(len(tokens))]
+    banned = plain.token_ids[2:5]
+    params = greedy(max_tokens=40, bad_words_token_ids=[banned])
+    changed = llm.generate("the start", params, use_tqdm=False)[0].outputs[0]
+    assert changed.token_ids[:4] == plain.token_ids[:4]
+    assert changed.token_ids[4] != plain.token_ids[4]
+    with pytest.raises(InvalidRequest, match="bad_words_token_ids holds 1000000"):
+        llm.generate("the start", greedy(bad_words_token_ids=[[1_000_000]]), use_tqdm=False)
+
+
+def test_a_truncated_prompt_is_as_the_rest_of_it_alone(llm: LLM) -> None:
+    ids = llm.tokenizer.encode("the start of something longer", add_special_tokens=False)
+    assert len(ids) > 6
+    alone = llm.generate(ids[-6:], greedy(), use_tqdm=False)[0]
+    short = llm.generate(ids, greedy(truncate_prompt_tokens=6), use_tqdm=False)[0]
+    assert short.prompt_token_ids == alone.prompt_token_ids == ids[-6:]
+    assert short.outputs[0].token_ids == alone.outputs[0].token_ids
+    long = [5] * (llm.max_model_len + 10)
+    fitted = llm.generate(long, greedy(truncate_prompt_tokens=-1), use_tqdm=False)[0]
+    assert len(fitted.prompt_token_ids) == llm.max_model_len - 12
+    assert len(fitted.outputs[0].token_ids) == 12

@@ -37,6 +37,10 @@ def naive_adjust(logits: np.ndarray, request: Request) -> np.ndarray:
     for token in range(len(x)):
         if params.allowed_token_ids is not None and token not in params.allowed_token_ids:
             x[token] = -np.inf
+        for sequence in params.bad_words_token_ids:
+            written = [*request.token_ids[request.num_prompt_tokens :], token]
+            if written[-len(sequence) :] == sequence:
+                x[token] = -np.inf
         x[token] += params.logit_bias.get(token, 0.0)
         if request.num_output_tokens < params.min_tokens and token in request.stop_token_ids:
             x[token] = -np.inf
@@ -109,6 +113,27 @@ def test_rows_equal_the_naive_sampler_in_one_batch_and_alone() -> None:
             else:
                 expected = naive_sample(logits[i], request)
             assert batched[i] == alone[0] == expected, (round_, PARAMS[i])
+
+
+def test_bad_words_forbid_only_the_token_that_would_complete_one() -> None:
+    logits = torch.zeros(1, VOCAB)
+    words = {"temperature": 0.0, "bad_words_token_ids": [[7], [3, 4, 9], [4, 8], [1, 2]]}
+    sample = Sampler().sample
+    for prompt, output, forbidden in (
+        ([5], [], {7}),
+        ([5], [3, 4], {7, 9, 8}),
+        ([5], [4], {7, 8}),
+        ([3], [4], {7, 8}),  # begun in the prompt: no word of the output
+        ([5, 1], [], {7}),
+        ([5], [3, 4, 4], {7, 8}),
+    ):
+        request = make(words, prompt, output)
+        assert request.adjusts_logits
+        assert set(request.forbidden_tokens()) == forbidden
+        for token in range(10):
+            row = logits.clone()
+            row[0, token] = 1.0
+            assert (sample(row, [request]).tokens != [token]) == (token in forbidden)
 
 
 @pytest.mark.parametrize("vocab", [5, CDF_BLOCK, CDF_BLOCK + 1, 5 * CDF_BLOCK - 3])

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from quire.engine.input_check import check_request
+from quire.engine.input_check import check_request, truncate_prompt
 from quire.engine.sampling_params import SamplingParams
 from quire.errors import ContextLengthExceeded, InvalidRequest
+from quire.models.tokenizer import Tokenizer
 
 BAD: list[tuple[str, Any]] = [
     ("n", 0),
     ("n", 10**9),
     ("n", True),
+    ("best_of", 0),
+    ("best_of", 10**9),
+    ("best_of", 1.5),
     ("temperature", -0.1),
     ("temperature", 2.1),
     ("temperature", float("nan")),
@@ -46,6 +50,17 @@ BAD: list[tuple[str, Any]] = [
     ("logit_bias", {-1: 1.0}),
     ("logit_bias", {1: float("nan")}),
     ("allowed_token_ids", []),
+    ("bad_words", "text"),
+    ("truncate_prompt_tokens", 0),
+    ("truncate_prompt_tokens", -2),
+    ("truncate_prompt_tokens", True),
+    ("bad_words", [""]),
+    ("bad_words", [" "]),
+    ("bad_words", ["x"] * 10_000),
+    ("bad_words", ["x" * 10_000]),
+    ("bad_words_token_ids", [[]]),
+    ("bad_words_token_ids", [5]),
+    ("bad_words_token_ids", 5),
 ]
 
 
@@ -109,3 +124,37 @@ def test_choices_have_seeds_of_their_own() -> None:
     assert len(set(seeds)) == 3
     assert seeds[0] == params.seed
     assert SamplingParams(n=2).for_choice(1).seed is None
+
+
+@pytest.mark.parametrize(
+    ("limit", "max_tokens", "kept"),
+    [
+        (None, 1, [1, 5, 6, 7, 8, 9]),
+        (6, 1, [1, 5, 6, 7, 8, 9]),
+        (5, 1, [1, 6, 7, 8, 9]),
+        (2, 1, [1, 9]),
+        (1, 1, [9]),
+        (-1, 3, [1, 6, 7, 8, 9]),
+        (-1, None, [1, 5, 6, 7, 8, 9]),
+        (-1, 100, [9]),
+    ],
+)
+def test_truncation_keeps_the_end_of_a_prompt_and_what_stands_before_every_text(
+    limit: int | None, max_tokens: int | None, kept: list[int]
+) -> None:
+    class Beginning:
+        def encode(self, text: str) -> list[int]:
+            return [1]
+
+    params = SamplingParams(truncate_prompt_tokens=limit, max_tokens=max_tokens)
+    tokenizer = cast("Tokenizer", Beginning())
+    assert truncate_prompt([1, 5, 6, 7, 8, 9], params, tokenizer, 8) == kept
+    assert truncate_prompt(kept, params, tokenizer, 8) == kept
+    without = truncate_prompt([4, 5, 6, 7, 8, 9], params, tokenizer, 8)
+    assert without == [4, 5, 6, 7, 8, 9][-len(kept) :]
+
+
+def test_truncation_to_more_than_the_context_is_refused() -> None:
+    params = SamplingParams(truncate_prompt_tokens=9)
+    with pytest.raises(InvalidRequest, match=r"truncate_prompt_tokens \(9\)"):
+        truncate_prompt([1], params, cast("Tokenizer", None), 8)

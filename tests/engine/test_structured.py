@@ -15,6 +15,7 @@ import torch
 
 from quire import LLM, SamplingParams, StructuredOutputsParams
 from quire.engine.outputs import CompletionOutput
+from quire.engine.request import Request
 from quire.engine.structured import GrammarCompiler
 from quire.engine.token_masks import forbid
 from quire.errors import InvalidRequest, NoTokenAllowed
@@ -121,6 +122,17 @@ def test_json_object_and_structural_tag(llm: LLM) -> None:
     for choice in ask(llm, {"temperature": 1.0, "seed": 5, "n": 4}, structural_tag=tag):
         text = re.sub(r"a(true|false)</a>", "", choice.text)
         assert choice.finish_reason == "length" or "a" not in text, choice.text
+
+
+@pytest.mark.parametrize(
+    "extra", [{"bad_words_token_ids": [[3]]}, {"allowed_token_ids": [3]}, {"logprobs": 0}]
+)
+def test_what_could_forbid_a_forced_token_turns_the_jump_off(extra: dict[str, Any]) -> None:
+    def request(**params: Any) -> Request:
+        return Request("r", [1], SamplingParams(**params), max_model_len=99)
+
+    assert request().jumps_ahead
+    assert not request(**extra).jumps_ahead
 
 
 def test_logprobs_turn_the_jump_off_and_nothing_else(llm: LLM) -> None:

@@ -221,3 +221,23 @@ async def test_special_tokens_in_a_message_are_mere_text(served: Served) -> None
     (seen,) = served.engine.seen
     assert not served.engine.tokenizer.special_token_ids.intersection(seen[0])
     assert prompts(served) == ["[user]a<eos>b\n[user <eos>]c\n[assistant]"]
+
+
+async def test_stream_with_the_usage_so_far_in_every_chunk(served: Served) -> None:
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    response = await served.chat(messages=HI, stream=True, max_tokens=3, stream_options=options)
+    *chunks, last, _ = events(response.text)
+    first, *counts = [chunk["usage"]["completion_tokens"] for chunk in chunks]
+    assert first in (0, 1)  # the role goes out while the first token is awaited, or with it
+    assert counts == [1, 2, 3, 3]
+    assert {chunk["usage"]["prompt_tokens"] for chunk in chunks} == {len("[user]hi\n[assistant]")}
+    assert chunks[-1]["usage"] == last["usage"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_cached_tokens_are_reported(served: Served, stream: bool) -> None:
+    served.engine.num_cached_tokens = 4
+    extra = {"stream_options": {"include_usage": True}} if stream else {}
+    response = await served.chat(messages=HI, stream=stream, **extra)
+    answer = events(response.text)[-2] if stream else response.json()
+    assert answer["usage"]["prompt_tokens_details"] == {"cached_tokens": 4}

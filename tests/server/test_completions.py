@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from .conftest import Served, events, serve_in_process
-from .fake_engine import EOS, FakeEngine
+from .fake_engine import EOS, FakeEngine, engine_died
 
 
 async def test_answer(served: Served) -> None:
@@ -150,6 +150,8 @@ async def test_best_of_takes_the_most_likely(served: Served) -> None:
     assert [(choice["index"], choice["text"]) for choice in answer["choices"]] == [(0, "ca"), (1, "bc")]
     assert answer["choices"][0]["logprobs"] is None
     assert answer["usage"]["completion_tokens"] == 6
+    response = await served.complete(prompt="abc", n=2, best_of=3, max_tokens=2, logprobs=0)
+    assert response.json()["choices"][0]["logprobs"]["token_logprobs"] == [-1 / 3, -1 / 3]
 
 
 async def test_stop_strings(served: Served) -> None:
@@ -230,3 +232,139 @@ async def test_special_tokens_are_shown_on_demand() -> None:
     text = served.engine.tokenizer.token_text(5)
     assert hidden.json()["choices"][0]["text"] == text
     assert shown.json()["choices"][0]["text"] == text + "<eos>"
+
+
+@pytest.mark.parametrize("kind", ["completions", "chat"])
+async def test_bad_words_reach_the_engine_as_tokens(served: Served, kind: str) -> None:
+    send = served.complete if kind == "completions" else served.chat
+    assert (await send(bad_words=["ab", " c"])).status_code == 200
+    ((_, params, _, _),) = served.engine.seen
+    encode = served.engine.tokenizer.encode
+    assert params.bad_words == ()
+    assert [list(sequence) for sequence in params.bad_words_token_ids] == [
+        encode(text) for text in ("ab", " ab", "c", " c")
+    ]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_prompts_are_truncated(served: Served, stream: bool) -> None:
+    response = await served.complete(
+        prompt=["abcdef", "xy"], truncate_prompt_tokens=3, max_tokens=1, echo=True, stream=stream
+    )
+    assert [len(tokens) for tokens, _, _, _ in served.engine.seen] == [3, 2]
+    answers = events(response.text)[:-1] if stream else [response.json()]
+    texts = {choice["index"]: choice["text"] for answer in answers for choice in answer["choices"]}
+    assert texts == {0: "defd", 1: "xyx"}
+    served.engine.seen.clear()
+    assert (await served.complete(prompt="x" * 600, truncate_prompt_tokens=-1)).status_code == 200
+    assert (await served.chat(truncate_prompt_tokens=4, max_tokens=1)).json()["usage"]["prompt_tokens"] == 4
+    assert [len(tokens) for tokens, _, _, _ in served.engine.seen] == [512 - 16, 4]
+
+
+async def test_tokens_as_ids(served: Served) -> None:
+    h, e = served.engine.tokenizer.encode("he")
+    fields = {"return_tokens_as_token_ids": True, "max_tokens": 2}
+    logprobs = (await served.complete(logprobs=1, **fields)).json()["choices"][0]["logprobs"]
+    assert logprobs["tokens"] == [f"token_id:{h}", f"token_id:{e}"]
+    assert list(logprobs["top_logprobs"][0]) == [f"token_id:{h}", "token_id:65"]
+    assert logprobs["text_offset"] == [0, 1]
+    chat = await served.chat(logprobs=True, top_logprobs=1, **fields)
+    bracket = served.engine.tokenizer.encode("[")[0]
+    entry = chat.json()["choices"][0]["logprobs"]["content"][0]
+    assert (entry["token"], entry["bytes"]) == (f"token_id:{bracket}", list(b"["))
+    assert entry["top_logprobs"][0]["token"] == "token_id:65"
+
+
+async def test_stream_with_the_usage_so_far_in_every_chunk(served: Served) -> None:
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    response = await served.complete(prompt=["ab", "c"], stream=True, max_tokens=3, stream_options=options)
+    *chunks, last, _ = events(response.text)
+    usages = [chunk["usage"] for chunk in chunks]
+    assert len(usages) == 6
+    assert {usage["prompt_tokens"] for usage in usages} == {3}
+    counts = [usage["completion_tokens"] for usage in usages]
+    assert counts == sorted(counts)
+    assert 0 < counts[0] < counts[-1]
+    assert usages[-1] == last["usage"]
+    assert all(usage["total_tokens"] == 3 + usage["completion_tokens"] for usage in usages)
+
+
+@pytest.mark.parametrize("kind", ["completions", "chat"])
+async def test_beam_search(served: Served, kind: str) -> None:
+    """The fake's likeliest token is always the same one, and its second always another."""
+    tokenizer = served.engine.tokenizer
+    first, second = (tokenizer.token_text(token) for token in (65, 66))
+    fields = {"use_beam_search": True, "n": 2, "max_tokens": 3, "temperature": 0}
+    if kind == "completions":
+        answer = (await served.complete(prompt=["hello", "abc"], **fields)).json()
+        texts = [choice["text"] for choice in answer["choices"]]
+        assert [choice["index"] for choice in answer["choices"]] == [0, 1, 2, 3]
+        assert texts[:2] == texts[2:]
+        assert answer["usage"]["prompt_tokens"] == 8
+    else:
+        answer = (await served.chat(**fields)).json()
+        texts = [choice["message"]["content"] for choice in answer["choices"]]
+    assert texts[0] == 3 * first
+    assert sorted(texts[1]) == sorted(2 * first + second)
+    assert {choice["finish_reason"] for choice in answer["choices"]} == {"length"}
+    assert served.engine.running == set()
+
+
+async def test_beams_are_best_of_and_come_with_what_was_asked_for_them(served: Served) -> None:
+    fields = {"use_beam_search": True, "best_of": 4, "max_tokens": 2, "priority": -3, "cache_salt": "s"}
+    answer = (await served.complete(echo=True, return_token_ids=True, length_penalty=0.5, **fields)).json()
+    (choice,) = answer["choices"]
+    assert choice["token_ids"] == [65, 65]
+    assert choice["text"].startswith("hello")
+    assert len(served.engine.seen) == 1 + 4
+    assert {(params.logprobs, priority, salt) for _, params, priority, salt in served.engine.seen} == {
+        (5, -3, "s")
+    }
+    assert answer["usage"]["completion_tokens"] == 2
+
+
+async def test_a_search_that_fails_leaves_nothing_running(served: Served) -> None:
+    served.engine.fail_after = (0, engine_died())
+    response = await served.complete(use_beam_search=True, n=3)
+    assert response.status_code == 500
+    assert served.engine.running == set()
+
+
+async def test_logprobs_cannot_be_combined_with_beams(served: Served) -> None:
+    assert (await served.complete(use_beam_search=True, logprobs=0)).json()["error"]["param"] == "logprobs"
+    assert (await served.chat(use_beam_search=True, logprobs=True)).json()["error"]["param"] == "logprobs"
+    assert (await served.chat(use_beam_search=True, logprobs=False)).status_code == 200
+
+
+FORMS = [
+    ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),
+    ("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),
+    ("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"),
+]
+
+
+@pytest.mark.parametrize("marks", FORMS)
+async def test_a_suffix_is_written_with_the_marks_of_the_model(marks: tuple[str, str, str]) -> None:
+    async with serve_in_process(FakeEngine(special_tokens=marks)) as served:
+        response = await served.complete(prompt=["ab", "x"], suffix="cd", max_tokens=1)
+        assert response.status_code == 200
+        encode = served.engine.tokenizer.encode
+        before, between, after = (served.engine.tokenizer.special_tokens[mark] for mark in marks)
+        assert [tokens for tokens, _, _, _ in served.engine.seen] == [
+            [before, *encode(text), between, *encode("cd"), after] for text in ("ab", "x")
+        ]
+        served.engine.seen.clear()
+        for extra in ({"echo": True}, {"truncate_prompt_tokens": 3}, {"prompt": [5]}):
+            error = (await served.complete(suffix="cd", **extra)).json()["error"]
+            assert error["param"] == ("suffix" if "prompt" in extra else next(iter(extra)))
+        assert served.engine.seen == []
+        await served.complete(prompt="ab", suffix="")
+        assert served.engine.seen[0][0] == encode("ab")
+
+
+async def test_a_suffix_needs_a_model_that_fills_in() -> None:
+    for marks in ((), FORMS[0][:2]):
+        async with serve_in_process(FakeEngine(special_tokens=marks)) as served:
+            response = await served.complete(suffix="cd")
+            assert response.status_code == 400
+            assert (response.json()["error"]["param"], served.engine.seen) == ("suffix", [])

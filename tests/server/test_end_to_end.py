@@ -91,6 +91,39 @@ async def test_scoring_agrees_with_generating(client: httpx.AsyncClient) -> None
     assert last == pytest.approx(made["logprobs"]["token_logprobs"], abs=0.05)
 
 
+async def test_what_the_engine_makes_of_the_parameters(client: httpx.AsyncClient) -> None:
+    """Over HTTP and between processes: forbidden words, cut prompts, ranked choices, beams."""
+
+    async def complete(**fields: object) -> list[dict]:
+        body = {"prompt": "Once upon a time", "max_tokens": 12, "temperature": 0, "return_token_ids": True}
+        response = await client.post("/v1/completions", json=body | fields)
+        assert response.status_code == 200, response.text
+        return response.json()["choices"]
+
+    (plain,) = await complete()
+    word = max(plain["text"].split(), key=len)
+    (without,) = await complete(bad_words=[word])
+    assert word in plain["text"]
+    assert word not in without["text"]
+
+    (cut,) = await complete(truncate_prompt_tokens=3)
+    assert len(cut["prompt_token_ids"]) == 3
+    (same,) = await complete(prompt=cut["prompt_token_ids"])
+    assert same["text"] == cut["text"]
+
+    drawn = {"temperature": 1, "seed": 7, "ignore_eos": True}
+    every = await complete(n=5, logprobs=0, **drawn)
+    (best,) = await complete(best_of=5, **drawn)
+    likeliest = max(every, key=lambda choice: sum(choice["logprobs"]["token_logprobs"]))
+    assert best["token_ids"] == likeliest["token_ids"]
+
+    beams = await complete(use_beam_search=True, n=3, ignore_eos=True)
+    assert len({tuple(beam["token_ids"]) for beam in beams}) == 3
+    assert {len(beam["token_ids"]) for beam in beams} == {12}
+    (greedy,) = await complete(use_beam_search=True, ignore_eos=True)
+    assert greedy["text"] == (await complete(ignore_eos=True))[0]["text"]
+
+
 BAD_INPUTS: list[tuple[int, dict | bytes]] = [
     (400, b'{"prompt": "\xff"}'),
     (400, b'{"prompt": "\\ud800"}'),
@@ -253,11 +286,13 @@ async def test_oversubscription_and_drain(tmp_path) -> None:
             assert refused > 0
             assert 0 < figures["num_preemptions_total"] <= 5 * len(numbers)
 
+            before = figures["request_success_total"]
             running = asyncio.create_task(answers(client, range(14), 120))
 
             async def all_in() -> bool:
                 figures = await metrics(client)
-                return figures["num_requests_running"] + figures["num_requests_waiting"] == 14
+                in_flight = figures["num_requests_running"] + figures["num_requests_waiting"]
+                return in_flight > 0 and in_flight + figures["request_success_total"] - before == 14
 
             await until(all_in, "all requests are in the engine")
             # Terminals and service managers signal the whole group, the engine's process included.
@@ -274,3 +309,28 @@ async def test_oversubscription_and_drain(tmp_path) -> None:
         assert not psutil.pid_exists(server.engine_pid)
     finally:
         server.stop()
+
+
+async def test_the_live_view_shows_the_cache(client: httpx.AsyncClient) -> None:
+    """What a watcher saw page by page is, in the end, what the metrics count."""
+    pages = bytearray()
+    seen: set[int] = set()
+    async with client.stream("GET", "/engine/live") as response:
+        lines = (line async for line in response.aiter_lines() if line)
+        work: asyncio.Task[list[str]] | None = None
+        async for line in lines:
+            state = json.loads(line.removeprefix("data: "))
+            for first, letters in state["pages"]:
+                pages[first : first + len(letters)] = letters.encode()
+                seen.update(pages)
+            if len(pages) == 1024 and work is None:
+                work = asyncio.create_task(answers(client, range(40, 48), 200))
+            idle = state["num_running"] == 0 and not {*b"os"} & {*pages}
+            if work is not None and work.done() and idle:
+                break
+        assert work is not None
+        await work
+    assert {*b"foc"} <= seen
+    counted = await metrics(client)
+    assert pages.count(b"c") == counted["num_cached_kv_cache_blocks"]
+    assert len(pages) == counted["num_kv_cache_blocks"]

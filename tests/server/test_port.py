@@ -56,6 +56,48 @@ async def test_official_client_without_asyncio() -> None:
         assert await asyncio.to_thread(work, f"{served.client.base_url}/v1") == ["abcab", "abcab"]
 
 
+async def test_official_client_with_all_kinds_of_choices() -> None:
+    """Choices, ranked, searched for and streamed, as the client's own types."""
+    async with (
+        serve_on_port() as (served, _),
+        openai.AsyncOpenAI(base_url=f"{served.client.base_url}/v1", api_key="none") as client,
+    ):
+        ranked = await client.completions.create(model="fake", prompt="abc", n=1, best_of=3, max_tokens=2)
+        assert [choice.text for choice in ranked.choices] == ["ca"]
+        found = await client.completions.create(
+            model="fake", prompt="abc", n=2, max_tokens=2, extra_body={"use_beam_search": True}
+        )
+        assert len({choice.text for choice in found.choices}) == 2
+        stream = await client.chat.completions.create(
+            model="fake",
+            messages=HI,
+            n=2,
+            max_tokens=3,
+            stream=True,
+            stream_options={"include_usage": True},
+            extra_body={"bad_words": ["zz"], "truncate_prompt_tokens": 4},
+        )
+        texts = ["", ""]
+        async for chunk in stream:
+            for choice in chunk.choices:
+                texts[choice.index] += choice.delta.content or ""
+        assert texts == ["ant", "nt]"]
+        scored = await client.completions.create(
+            model="fake",
+            prompt="abc",
+            echo=True,
+            logprobs=0,
+            max_tokens=1,
+            extra_body={"return_tokens_as_token_ids": True},
+        )
+        ids = served.engine.tokenizer.encode("abca")
+        assert scored.choices[0].logprobs.tokens == [f"token_id:{token}" for token in ids]
+        for name, value in (("suffix", "x"), ("best_of", 0)):
+            with pytest.raises(openai.BadRequestError) as caught:
+                await client.completions.create(model="fake", prompt="abc", **{name: value})
+            assert caught.value.param == name
+
+
 async def raw(served, *pieces: bytes, pause: float = 0.0) -> bytes:
     """Sends bytes as they are, and reads until the server closes."""
     url = served.client.base_url
