@@ -17,11 +17,19 @@ from .health import TYPES as HEALTH_TYPES
 from .health import health_routes
 from .live import TYPES as LIVE_TYPES
 from .live import live_routes
+from .llama_cpp.routes import TYPES as LLAMA_CPP_TYPES
+from .llama_cpp.routes import llama_cpp_routes
 from .metrics import Metrics
+from .ollama.routes import TYPES as OLLAMA_TYPES
+from .ollama.routes import ollama_routes
 from .openai.routes import TYPES as OPENAI_TYPES
 from .openai.routes import openai_routes
 from .page import page_routes
 from .settings import ServerSettings
+from .tgi.routes import TYPES as TGI_TYPES
+from .tgi.routes import tgi_routes
+from .tokens import TYPES as TOKEN_TYPES
+from .tokens import token_routes
 
 if TYPE_CHECKING:
     from ..engine.async_engine import AsyncEngine
@@ -48,5 +56,20 @@ def create_app(engine: AsyncEngine, settings: ServerSettings | None = None) -> F
     app.include_router(live_routes(context))
     app.include_router(page_routes())
     app.include_router(openai_routes(context))
-    openapi.install(app, (*HEALTH_TYPES, *LIVE_TYPES, *OPENAI_TYPES))
+    app.include_router(ollama_routes(context))
+    app.include_router(tgi_routes(context))
+    app.include_router(llama_cpp_routes(context))
+    app.include_router(token_routes(context))
+    openapi.install(
+        app,
+        (
+            *HEALTH_TYPES,
+            *LIVE_TYPES,
+            *OPENAI_TYPES,
+            *OLLAMA_TYPES,
+            *TGI_TYPES,
+            *LLAMA_CPP_TYPES,
+            *TOKEN_TYPES,
+        ),
+    )
     return app

@@ -70,14 +70,19 @@ class ErrorObject(msgspec.Struct):
     error: ErrorDetails
 
 
-def error_body(error: Exception) -> bytes:
-    """The error object as JSON; an exception that is not quire's own says nothing of itself."""
+def error_details(error: Exception) -> ErrorDetails:
+    """What a client learns; an exception that is not quire's own says nothing of itself."""
     if not isinstance(error, QuireError):
         error = QuireError("the server failed on this request; its log says more", code="internal_error")
     message = error.message
     if len(message) > MAX_MESSAGE_CHARACTERS:
         message = message[:MAX_MESSAGE_CHARACTERS] + "…"
-    return msgspec.json.encode(ErrorObject(ErrorDetails(message, error.type, error.param, error.code)))
+    return ErrorDetails(message, error.type, error.param, error.code)
+
+
+def error_body(error: Exception) -> bytes:
+    """The error object as JSON."""
+    return msgspec.json.encode(ErrorObject(error_details(error)))
 
 
 def error_response(error: Exception) -> Response:

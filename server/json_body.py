@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping
-from typing import TypeVar
+from collections.abc import Callable, Mapping
+from typing import TypeVar, cast
 
 import msgspec
 from starlette.requests import Request
@@ -17,6 +17,7 @@ from .errors import ClientDisconnected, UnsupportedMediaType
 from .settings import ServerSettings
 
 T = TypeVar("T", bound=msgspec.Struct)
+R = TypeVar("R")
 
 # Parameters of a dialect that quire knows and does not honour, with the values that ask for nothing.
 Unsupported = Mapping[str, tuple[object, ...]]
@@ -35,12 +36,21 @@ async def read_message(
     Raises `UnsupportedMediaType` (415), `RequestTooLarge` (413), `RequestTimeout` (408),
     `Overloaded` (429), `InvalidRequest` (400), or `ClientDisconnected`.
     """
+    return await _read(
+        context, request, lambda body: parse_message(body, message_type, context.settings, unsupported)
+    )
+
+
+async def read_object(context: ServerContext, request: Request) -> dict[str, object]:
+    """Reads the body of a request whose keys say which message it is, for `convert`; raises the same."""
+    return await _read(context, request, lambda body: _parse_object(body, context.settings))
+
+
+async def _read(context: ServerContext, request: Request, parse: Callable[[bytes], R]) -> R:
     body = bytearray()
     try:
         await _read_into(body, context, request)
-        return await context.offload(
-            len(body), lambda: parse_message(bytes(body), message_type, context.settings, unsupported)
-        )
+        return await context.offload(len(body), lambda: parse(bytes(body)))
     finally:
         context.num_body_bytes -= len(body)
 
@@ -93,9 +103,18 @@ def parse_message(
     body: bytes, message_type: type[T], settings: ServerSettings, unsupported: Unsupported
 ) -> T:
     """The typed message in a JSON text, or `InvalidRequest` naming the field at fault."""
+    return convert(_parse_object(body, settings), message_type, unsupported)
+
+
+def _parse_object(body: bytes, settings: ServerSettings) -> dict[str, object]:
     value = strict_json.parse(body, max_depth=settings.max_json_depth, max_values=settings.max_json_values)
     if not isinstance(value, dict):
         raise InvalidRequest("the body must be a JSON object")
+    return cast("dict[str, object]", value)
+
+
+def convert(value: dict[str, object], message_type: type[T], unsupported: Unsupported) -> T:
+    """The typed message in an object of JSON, which loses its unsupported keys, or `InvalidRequest`."""
     for name, neutral in unsupported.items():
         if name in value:
             given = value.pop(name)

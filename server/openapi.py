@@ -20,6 +20,8 @@ REASONS = {
     408: "The request took too long to arrive",
     413: "The body is too large",
     415: "The body is not plain JSON",
+    422: "The request is not valid",
+    424: "The engine failed on this request",
     429: "Too many requests are waiting; Retry-After says when to come back",
     431: "The headers are too large, or too many",
     500: "The engine failed on this request",
@@ -37,16 +39,18 @@ def describe(
     path: Sequence[str] = (),
     errors: Sequence[int] = (),
     streams: bool = False,
+    stream_type: str = "text/event-stream",
+    error: type[msgspec.Struct] = ErrorObject,
 ) -> dict[str, Any]:
     """What a route's decorator needs to document it. The types must be given to `install`."""
     content: dict[str, Any] = {"application/json": {"schema": _ref(answer)}}
     if streams:
-        content["text/event-stream"] = {"schema": {"type": "string"}}
+        content[stream_type] = {"schema": {"type": "string"}}
     responses: dict[int | str, dict[str, Any]] = {200: {"description": "The answer", "content": content}}
     for status in sorted({*EVERYWHERE, *errors, *(WITH_BODY if body is not None else ())}):
         responses[status] = {
             "description": REASONS[status],
-            "content": {"application/json": {"schema": _ref(ErrorObject)}},
+            "content": {"application/json": {"schema": _ref(error)}},
         }
     extra: dict[str, Any] = {}
     if body is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 
 from sse_starlette.event import ServerSentEvent
 from sse_starlette.sse import EventSourceResponse, SendTimeoutError
@@ -52,18 +52,23 @@ def _keep_alive() -> ServerSentEvent:
 
 
 async def open_stream(
-    context: ServerContext, request: Request, deltas: DeltaStream, events: AsyncIterator[bytes]
+    context: ServerContext,
+    request: Request,
+    deltas: DeltaStream,
+    events: AsyncIterator[bytes],
+    end: Callable[[AsyncIterator[bytes], RequestRecord], AsyncIterator[bytes]] | None = None,
 ) -> EventStream:
     """The response, once there is something to say: what fails before is a plain HTTP error.
 
     When the first token takes longer than the keep-alive interval, the stream opens without it.
+    `end` is what a dialect has instead of `with_end`.
     """
     try:
         await deltas.wait_for_first(request.receive, context.settings.keep_alive_interval)
     except BaseException:
         await deltas.aclose()
         raise
-    return EventStream(context, deltas, with_end(events, request.state.record))
+    return EventStream(context, deltas, (end or with_end)(events, request.state.record))
 
 
 async def with_end(events: AsyncIterator[bytes], record: RequestRecord) -> AsyncGenerator[bytes, None]:

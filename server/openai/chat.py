@@ -70,7 +70,7 @@ async def _answer(context: ServerContext, request: Request, body: ChatCompletion
     record: RequestRecord = request.state.record
     check_common(context, request, body)
     check_metadata(record, body.metadata, body.safety_identifier)
-    chat = await _chat(context, request, body)
+    chat = await prepare_chat(context, request, body)
     job = chat.job
     envelope = new_envelope(context, f"chatcmpl-{record.request_id}")
     writer = _Writer(context, body, chat)
@@ -101,7 +101,7 @@ async def _answer(context: ServerContext, request: Request, body: ChatCompletion
 
 
 @dataclass(frozen=True, slots=True)
-class _Chat:
+class Chat:
     """What a request asks of the engine, and how the answers are to be read."""
 
     job: Job
@@ -109,7 +109,8 @@ class _Chat:
     format: AnswerFormat
 
 
-async def _chat(context: ServerContext, request: Request, body: ChatCompletionRequest) -> _Chat:
+async def prepare_chat(context: ServerContext, request: Request, body: ChatCompletionRequest) -> Chat:
+    """What a request asks of the engine. Raises `InvalidRequest` naming the field at fault."""
     params = sampling_params(
         body,
         context.engine.model_config.generation,
@@ -134,7 +135,7 @@ async def _chat(context: ServerContext, request: Request, body: ChatCompletionRe
         cache_salt=body.cache_salt,
         beam_search=beam_params(body, params),
     )
-    return _Chat(job, tools, answer_format)
+    return Chat(job, tools, answer_format)
 
 
 def _constraint(
@@ -208,7 +209,7 @@ def _num_logprobs(body: ChatCompletionRequest) -> int | None:
 class _Writer:
     """Turns the output of a job, whole or as deltas, into choices."""
 
-    def __init__(self, context: ServerContext, body: ChatCompletionRequest, chat: _Chat) -> None:
+    def __init__(self, context: ServerContext, body: ChatCompletionRequest, chat: Chat) -> None:
         self._tokenizer = context.engine.tokenizer
         self._spelling = Spelling(self._tokenizer, as_ids=body.return_tokens_as_token_ids is True)
         self._body = body

@@ -1,0 +1,1 @@
+"""The API of the llama.cpp server, for its clients."""

@@ -1,0 +1,1 @@
+"""The API of text-generation-inference (TGI), for its clients."""
