@@ -18,6 +18,8 @@ from .health import health_routes
 from .metrics import Metrics
 from .openai.routes import TYPES as OPENAI_TYPES
 from .openai.routes import openai_routes
+from .openai.tokenize import TYPES as TOKENIZE_TYPES
+from .openai.tokenize import tokenize_routes
 from .settings import ServerSettings
 
 if TYPE_CHECKING:
@@ -43,5 +45,6 @@ def create_app(engine: AsyncEngine, settings: ServerSettings | None = None) -> F
     app.add_middleware(RequestGate, context=context)
     app.include_router(health_routes(context))
     app.include_router(openai_routes(context))
-    openapi.install(app, (*HEALTH_TYPES, *OPENAI_TYPES))
+    app.include_router(tokenize_routes(context))
+    openapi.install(app, (*HEALTH_TYPES, *OPENAI_TYPES, *TOKENIZE_TYPES))
     return app
