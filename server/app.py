@@ -10,6 +10,8 @@ from starlette.exceptions import HTTPException
 from .. import __version__
 from ..errors import QuireError
 from . import openapi
+from .anthropic.routes import TYPES as ANTHROPIC_TYPES
+from .anthropic.routes import anthropic_routes
 from .context import ServerContext
 from .errors import answer_http_exception, answer_quire_error
 from .gate import RequestGate
@@ -46,5 +48,6 @@ def create_app(engine: AsyncEngine, settings: ServerSettings | None = None) -> F
     app.include_router(health_routes(context))
     app.include_router(openai_routes(context))
     app.include_router(tokenize_routes(context))
-    openapi.install(app, (*HEALTH_TYPES, *OPENAI_TYPES, *TOKENIZE_TYPES))
+    app.include_router(anthropic_routes(context))
+    openapi.install(app, (*HEALTH_TYPES, *OPENAI_TYPES, *TOKENIZE_TYPES, *ANTHROPIC_TYPES))
     return app

@@ -36,6 +36,7 @@ def describe(
     body: type[msgspec.Struct] | None = None,
     path: Sequence[str] = (),
     errors: Sequence[int] = (),
+    error: type[msgspec.Struct] = ErrorObject,
     streams: bool = False,
 ) -> dict[str, Any]:
     """What a route's decorator needs to document it. The types must be given to `install`."""
@@ -46,7 +47,7 @@ def describe(
     for status in sorted({*EVERYWHERE, *errors, *(WITH_BODY if body is not None else ())}):
         responses[status] = {
             "description": REASONS[status],
-            "content": {"application/json": {"schema": _ref(ErrorObject)}},
+            "content": {"application/json": {"schema": _ref(error)}},
         }
     extra: dict[str, Any] = {}
     if body is not None:

@@ -58,7 +58,7 @@ async def _answer(context: ServerContext, request: Request, body: ChatCompletion
     record: RequestRecord = request.state.record
     check_common(context, request, body)
     check_metadata(record, body.metadata, body.safety_identifier)
-    job = await _job(context, request, body)
+    job = await make_job(context, request, body)
     envelope = new_envelope(context, f"chatcmpl-{record.request_id}")
     writer = _Writer(context, body)
     if body.stream:
@@ -84,7 +84,8 @@ async def _answer(context: ServerContext, request: Request, body: ChatCompletion
     return Response(await context.offload(answer_bytes(output), write), media_type="application/json")
 
 
-async def _job(context: ServerContext, request: Request, body: ChatCompletionRequest) -> Job:
+async def make_job(context: ServerContext, request: Request, body: ChatCompletionRequest) -> Job:
+    """What a chat asks of the engine. Raises `InvalidRequest` naming the field at fault."""
     params = sampling_params(
         body,
         context.engine.model_config.generation,
