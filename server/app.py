@@ -22,6 +22,8 @@ from .openai.routes import TYPES as OPENAI_TYPES
 from .openai.routes import openai_routes
 from .openai.tokenize import TYPES as TOKENIZE_TYPES
 from .openai.tokenize import tokenize_routes
+from .responses.routes import TYPES as RESPONSES_TYPES
+from .responses.routes import responses_routes
 from .settings import ServerSettings
 
 if TYPE_CHECKING:
@@ -49,5 +51,6 @@ def create_app(engine: AsyncEngine, settings: ServerSettings | None = None) -> F
     app.include_router(openai_routes(context))
     app.include_router(tokenize_routes(context))
     app.include_router(anthropic_routes(context))
-    openapi.install(app, (*HEALTH_TYPES, *OPENAI_TYPES, *TOKENIZE_TYPES, *ANTHROPIC_TYPES))
+    app.include_router(responses_routes(context))
+    openapi.install(app, (*HEALTH_TYPES, *OPENAI_TYPES, *TOKENIZE_TYPES, *ANTHROPIC_TYPES, *RESPONSES_TYPES))
     return app
