@@ -210,3 +210,4 @@ class Engine:
             output.logprobs.update({start + i: v for i, v in part.logprobs.items()})
             output.prompt_logprobs.update({start + i: v for i, v in part.prompt_logprobs.items()})
             output.errors.update({start + i: v for i, v in part.errors.items()})
+            output.pooled.update({start + i: v for i, v in part.pooled.items()})

@@ -8,17 +8,27 @@ import sys
 import time
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import cached_property
 from typing import Any, TypeVar, cast
 
 from ..errors import EngineError, InvalidRequest
 from ..models.chat_template import ChatTemplate
+from ..models.pooling import PoolingConfig
 from ..models.tokenizer import Tokenizer
 from .build import build_engine
 from .config import EngineConfig
+from .embeddings import as_floats, cosine, finish_embedding, pair_up, pooling_params
 from .engine import split_choices
 from .input_check import check_request
 from .output_processor import OutputProcessor, merge
-from .outputs import CompletionOutput, RequestOutput
+from .outputs import (
+    CompletionOutput,
+    EmbeddingOutput,
+    EmbeddingRequestOutput,
+    RequestOutput,
+    ScoringOutput,
+    ScoringRequestOutput,
+)
 from .sampling_params import SamplingParams
 from .stats import EngineStats
 
@@ -58,6 +68,7 @@ class LLM:
         self.config = EngineConfig(model=model, **settings)
         self.engine, choice, self.memory_plan = build_engine(self.config, progress=sys.stderr.isatty())
         self.model_config = choice.config
+        self._folder = choice.folder
         self.max_model_len = choice.max_model_len
         self.tokenizer = Tokenizer.from_folder(choice.folder)
         self.chat_template = ChatTemplate.from_folder(choice.folder)
@@ -136,6 +147,70 @@ class LLM:
                     yield output
         finally:
             self._abort(request_id)
+
+    @cached_property
+    def pooling(self) -> PoolingConfig:
+        """How the model makes embeddings. Raises `ModelError` if it asks for what quire does not do."""
+        return PoolingConfig.from_folder(self._folder)
+
+    def embed(
+        self, prompts: Prompt | Sequence[Prompt], *, dimensions: int | None = None, use_tqdm: bool = True
+    ) -> list[EmbeddingRequestOutput]:
+        """Makes one vector of each prompt, as the model's sentence-transformers files say.
+
+        Without such files: the last token's final hidden state, scaled to length 1.
+
+        Args:
+            prompts: One prompt or several.
+            dimensions: Cut the vectors to this length; only for models that were trained for it.
+            use_tqdm: Whether to show a progress bar.
+
+        Raises:
+            InvalidRequest: If a prompt or the length does not fit; then nothing is computed.
+            EngineError: If the engine failed on a prompt.
+        """
+        self.pooling.check_dimensions(dimensions)
+        outputs = self.generate(prompts, pooling_params(self.pooling), use_tqdm=use_tqdm)
+        return [
+            EmbeddingRequestOutput(
+                output.request_id,
+                output.prompt_token_ids,
+                EmbeddingOutput(as_floats(finish_embedding(self.pooling, _pooled(output), dimensions))),
+                output.num_cached_tokens,
+            )
+            for output in outputs
+        ]
+
+    def score(
+        self, a: Prompt | Sequence[Prompt], b: Prompt | Sequence[Prompt], *, use_tqdm: bool = True
+    ) -> list[ScoringRequestOutput]:
+        """Compares texts by the cosine of their embeddings.
+
+        Args:
+            a: One text, which is compared with each of b, or as many as b has.
+            b: One text or several.
+            use_tqdm: Whether to show a progress bar.
+
+        Raises:
+            InvalidRequest: If the numbers of texts do not match, or a text does not fit.
+            EngineError: If the engine failed on a text.
+        """
+        a, b = _as_list(a), _as_list(b)
+        pairs = pair_up(len(a), len(b), ("a", "b"))
+        outputs = self.generate([*a, *b], pooling_params(self.pooling), use_tqdm=use_tqdm)
+        vectors = [finish_embedding(self.pooling, _pooled(output)) for output in outputs]
+        scores: list[ScoringRequestOutput] = []
+        for left, right in ((i, len(a) + j) for i, j in pairs):
+            both = (outputs[left], outputs[right])
+            scores.append(
+                ScoringRequestOutput(
+                    outputs[right].request_id,
+                    [token for output in both for token in output.prompt_token_ids],
+                    ScoringOutput(cosine(vectors[left], vectors[right])),
+                    sum(output.num_cached_tokens for output in both),
+                )
+            )
+        return scores
 
     def encode_chat(
         self,
@@ -260,6 +335,12 @@ class LLM:
                         bar.set_postfix_str(f"{rate:.1f} tok/s", refresh=False)
                         bar.update()
         return list(requests.values())
+
+
+def _pooled(output: RequestOutput) -> bytes:
+    if output.pooled is None:
+        raise EngineError(f"the engine failed on prompt {output.prompt_token_ids[:8]}…")
+    return output.pooled
 
 
 def _mark_failed(output: RequestOutput) -> None:

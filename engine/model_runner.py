@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..kernels import cpu
 from ..kernels.types import AttentionMetadata
+from .pooler import Pooler
 from .request import Request
 from .sampler import NUMERICAL_ERROR, Sampler, gather_logprobs
 from .scheduler import ModelRunnerOutput, RawLogprobs, ScheduledChunk, SchedulerOutput
@@ -83,6 +84,7 @@ class ModelRunner:
         self.block_size = kv_caches[0].shape[3]
         self.block_tables = BlockTables(max_num_seqs, -(-max_model_len // self.block_size))
         self.sampler = Sampler()
+        self.pooler = Pooler()
         self.recorded: cpu.RecordedForward | None = None
 
     @torch.inference_mode()
@@ -110,6 +112,7 @@ class ModelRunner:
     def execute(self, scheduled: SchedulerOutput) -> ModelRunnerOutput:
         """Computes the step. Running it twice is harmless: the same slots get the same values."""
         self.block_tables.release(scheduled.released)
+        self.pooler.release(scheduled.released)
         chunks = scheduled.chunks
         output = ModelRunnerOutput([None] * len(chunks))
         if not chunks:
@@ -120,6 +123,7 @@ class ModelRunner:
         else:
             hidden = self.recorded(input_ids, meta)
         self._score_prompts(chunks, hidden, output)
+        output.pooled = self.pooler.pool(chunks, hidden)
         if hidden.shape[0] > len(chunks):
             last_rows = np.array([chunk.end - chunk.start for chunk in chunks]).cumsum() - 1
             hidden = hidden[self._to_device(last_rows)]
@@ -165,7 +169,9 @@ class ModelRunner:
             hidden: The last row of each chunk.
             output: Takes the tokens.
         """
-        sampling = [i for i, chunk in enumerate(chunks) if chunk.samples]
+        sampling = [
+            i for i, chunk in enumerate(chunks) if chunk.samples and chunk.request.params.pooling is None
+        ]
         if len(sampling) < len(chunks):
             # A NaN reaches all later rows through attention. In a chunk that does not sample, the
             # sampler would not see it, and its blocks would enter the prefix cache.

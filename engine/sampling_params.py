@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ..errors import InvalidRequest
+from ..models.pooling import PoolingMode
 
 MAX_CHOICES = 128
 MAX_STOP_STRINGS = 16
@@ -75,6 +76,8 @@ class SamplingParams:
         logprobs: Return the log-probability of each token and of this many most likely ones.
         prompt_logprobs: The same for the tokens of the prompt.
         skip_special_tokens: Whether the text leaves special tokens out.
+        pooling: Make one vector of the prompt's last hidden states, and sample nothing; needs
+            `max_tokens=0`.
     """
 
     n: int = 1
@@ -97,6 +100,7 @@ class SamplingParams:
     logprobs: int | None = None
     prompt_logprobs: int | None = None
     skip_special_tokens: bool = True
+    pooling: PoolingMode | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.stop, str):
@@ -127,7 +131,9 @@ class SamplingParams:
     def _check_lengths(self) -> None:
         if self.max_tokens is not None:
             _integer("max_tokens", self.max_tokens, 0, (1 << 31) - 1)
-        if self.max_tokens == 0 and self.prompt_logprobs is None:
+        if self.pooling is not None and (self.max_tokens, self.n) != (0, 1):
+            raise InvalidRequest("pooling needs max_tokens=0 and n=1", param="pooling")
+        if self.max_tokens == 0 and self.prompt_logprobs is None and self.pooling is None:
             raise InvalidRequest("max_tokens must be at least 1, got 0", param="max_tokens")
         _integer("min_tokens", self.min_tokens, 0, (1 << 31) - 1)
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:

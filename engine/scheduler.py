@@ -62,12 +62,14 @@ class ModelRunnerOutput:
         logprobs: By chunk index, the log-probabilities of the sampled token, where asked for.
         prompt_logprobs: By chunk index, one entry per prompt token that the chunk scored.
         errors: By chunk index, why the request failed; it ends with `finish_reason` error.
+        pooled: By chunk index, the vector of a request that asks for pooling.
     """
 
     sampled: list[int | None]
     logprobs: dict[int, RawLogprobs] = field(default_factory=dict[int, RawLogprobs])
     prompt_logprobs: dict[int, list[RawLogprobs]] = field(default_factory=dict[int, list[RawLogprobs]])
     errors: dict[int, str] = field(default_factory=dict[int, str])
+    pooled: dict[int, bytes] = field(default_factory=dict[int, bytes])
 
 
 @dataclass(slots=True)
@@ -80,6 +82,7 @@ class TokenDelta:
         prompt_logprobs: Entries for the prompt tokens scored in this step.
         stop_token: The stop token that ended the request, if one did.
         error: Set with finish_reason "error": a code from `quire.errors`.
+        pooled: The request's vector, if it asked for pooling: float32, little-endian.
     """
 
     request_id: str
@@ -90,6 +93,7 @@ class TokenDelta:
     finish_reason: FinishReason | None = None
     stop_token: int | None = None
     error: str | None = None
+    pooled: bytes | None = None
 
 
 RESERVE_ALL_AFTER = 4
@@ -214,7 +218,12 @@ class Scheduler:
             request.num_scored_tokens += len(scores)
             token = output.sampled[i]
             if token is None:
-                if scores:
+                if i in output.pooled:
+                    request.first_token_time = now
+                    delta = TokenDelta(request.request_id, [], request.num_cached_tokens)
+                    delta.pooled = output.pooled[i]
+                    deltas.append(self._end(request, delta, "stop"))
+                elif scores:
                     deltas.append(TokenDelta(request.request_id, [], 0, prompt_logprobs=scores))
                 continue
             if request.first_token_time is None:
