@@ -1,17 +1,22 @@
-"""Embeddings and what is made of them: lengths, cuts, cosines. For both sides of the engine's socket."""
+"""Embeddings and what is made of them: lengths, cuts, cosines. For both sides of the engine's socket.
+
+numpy is imported where it is used: a server that embeds nothing does without it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from ..errors import InvalidRequest, NumericalError
 from ..models.pooling import PoolingConfig
 from .sampling_params import SamplingParams
 
-Vector = NDArray[np.float32]
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Vector = NDArray[np.float32]
 
 
 def pooling_params(config: PoolingConfig) -> SamplingParams:
@@ -25,6 +30,8 @@ def finish_embedding(config: PoolingConfig, pooled: bytes, dimensions: int | Non
     Raises:
         NumericalError: The vector has no direction, or is not finite.
     """
+    import numpy as np
+
     vector = np.frombuffer(pooled, "<f4").astype(np.float32)[:dimensions]
     norm = float(np.linalg.norm(vector.astype(np.float64)))
     if not np.isfinite(norm) or (config.normalize and norm == 0.0):
@@ -34,6 +41,8 @@ def finish_embedding(config: PoolingConfig, pooled: bytes, dimensions: int | Non
 
 def cosine(a: Vector, b: Vector) -> float:
     """The cosine of the angle between two embeddings; 0 if one of them has no direction."""
+    import numpy as np
+
     x, y = a.astype(np.float64), b.astype(np.float64)
     norms = float(np.linalg.norm(x) * np.linalg.norm(y))
     return float(x @ y) / norms if norms else 0.0

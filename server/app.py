@@ -18,8 +18,12 @@ from .gate import RequestGate
 from .health import TYPES as HEALTH_TYPES
 from .health import health_routes
 from .metrics import Metrics
+from .openai.embeddings import TYPES as EMBEDDING_TYPES
+from .openai.embeddings import embedding_routes
 from .openai.routes import TYPES as OPENAI_TYPES
 from .openai.routes import openai_routes
+from .openai.scores import TYPES as SCORE_TYPES
+from .openai.scores import score_routes
 from .openai.tokenize import TYPES as TOKENIZE_TYPES
 from .openai.tokenize import tokenize_routes
 from .responses.routes import TYPES as RESPONSES_TYPES
@@ -28,6 +32,17 @@ from .settings import ServerSettings
 
 if TYPE_CHECKING:
     from ..engine.async_engine import AsyncEngine
+
+TYPES = (
+    *HEALTH_TYPES,
+    *OPENAI_TYPES,
+    *EMBEDDING_TYPES,
+    *SCORE_TYPES,
+    *TOKENIZE_TYPES,
+    *RESPONSES_TYPES,
+    *ANTHROPIC_TYPES,
+)
+"""What the OpenAPI document defines."""
 
 
 def create_app(engine: AsyncEngine, settings: ServerSettings | None = None) -> FastAPI:
@@ -47,10 +62,15 @@ def create_app(engine: AsyncEngine, settings: ServerSettings | None = None) -> F
     app.add_exception_handler(QuireError, answer_quire_error)
     app.add_exception_handler(HTTPException, answer_http_exception)
     app.add_middleware(RequestGate, context=context)
-    app.include_router(health_routes(context))
-    app.include_router(openai_routes(context))
-    app.include_router(tokenize_routes(context))
-    app.include_router(anthropic_routes(context))
-    app.include_router(responses_routes(context))
-    openapi.install(app, (*HEALTH_TYPES, *OPENAI_TYPES, *TOKENIZE_TYPES, *ANTHROPIC_TYPES, *RESPONSES_TYPES))
+    for routes in (
+        health_routes,
+        openai_routes,
+        embedding_routes,
+        score_routes,
+        tokenize_routes,
+        responses_routes,
+        anthropic_routes,
+    ):
+        app.include_router(routes(context))
+    openapi.install(app, TYPES)
     return app
