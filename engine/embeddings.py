@@ -24,8 +24,16 @@ def pooling_params(config: PoolingConfig) -> SamplingParams:
     return SamplingParams(max_tokens=0, temperature=0.0, pooling=config.mode)
 
 
-def finish_embedding(config: PoolingConfig, pooled: bytes, dimensions: int | None = None) -> Vector:
+def finish_embedding(
+    config: PoolingConfig, pooled: bytes, dimensions: int | None = None, *, normalize: bool = True
+) -> Vector:
     """The embedding of a pooled prompt, cut to `dimensions` and of length 1 if the model wants that.
+
+    Args:
+        config: The model's.
+        pooled: The prompt's vector, float32, little-endian.
+        dimensions: The length to cut it to, which has been checked.
+        normalize: False leaves the vector as pooling gives it.
 
     Raises:
         NumericalError: The vector has no direction, or is not finite.
@@ -34,9 +42,10 @@ def finish_embedding(config: PoolingConfig, pooled: bytes, dimensions: int | Non
 
     vector = np.frombuffer(pooled, "<f4").astype(np.float32)[:dimensions]
     norm = float(np.linalg.norm(vector.astype(np.float64)))
-    if not np.isfinite(norm) or (config.normalize and norm == 0.0):
+    normalize = normalize and config.normalize
+    if not np.isfinite(norm) or (normalize and norm == 0.0):
         raise NumericalError("the model produced no valid numbers for this request")
-    return (vector / norm).astype(np.float32) if config.normalize else vector
+    return (vector / norm).astype(np.float32) if normalize else vector
 
 
 def cosine(a: Vector, b: Vector) -> float:

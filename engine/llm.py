@@ -8,27 +8,19 @@ import sys
 import time
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import asdict, replace
-from functools import cached_property
 from typing import Any, TypeVar, cast
 
 from ..errors import EngineError, InvalidRequest
 from ..models.chat_template import ChatTemplate
-from ..models.pooling import PoolingConfig
 from ..models.tokenizer import Tokenizer
 from .build import build_engine
 from .config import EngineConfig
-from .embeddings import as_floats, cosine, finish_embedding, pair_up, pooling_params
 from .engine import split_choices
 from .input_check import check_request
 from .output_processor import OutputProcessor, merge
-from .outputs import (
-    CompletionOutput,
-    EmbeddingOutput,
-    EmbeddingRequestOutput,
-    RequestOutput,
-    ScoringOutput,
-    ScoringRequestOutput,
-)
+from .outputs import CompletionOutput, RequestOutput
+from .pooling_methods import PoolingMethods
+from .prompts import Prompt, as_list
 from .sampling_params import SamplingParams
 from .stats import EngineStats
 
@@ -36,14 +28,11 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-Prompt = str | Sequence[int] | Mapping[str, Sequence[int]]
-"""Text, token ids, or token ids as `{"prompt_token_ids": [...]}`."""
-
 Message = Mapping[str, Any]
 """A chat message: `{"role": ..., "content": ...}`."""
 
 
-class LLM:
+class LLM(PoolingMethods):
     """A model that generates text, in this process. For one thread at a time.
 
     On a CPU the C++ kernels take all threads, and torch is set to one for the whole process.
@@ -96,7 +85,7 @@ class LLM:
         Raises:
             InvalidRequest: If a prompt or a parameter does not fit; then nothing is generated.
         """
-        prompt_list = _as_list(prompts)
+        prompt_list = as_list(prompts)
         default = self.get_default_sampling_params()
         params_list = _one_each("sampling_params", sampling_params or default, len(prompt_list))
         priorities = _one_each("priority", 0 if priority is None else priority, len(prompt_list))
@@ -147,70 +136,6 @@ class LLM:
                     yield output
         finally:
             self._abort(request_id)
-
-    @cached_property
-    def pooling(self) -> PoolingConfig:
-        """How the model makes embeddings. Raises `ModelError` if it asks for what quire does not do."""
-        return PoolingConfig.from_folder(self._folder)
-
-    def embed(
-        self, prompts: Prompt | Sequence[Prompt], *, dimensions: int | None = None, use_tqdm: bool = True
-    ) -> list[EmbeddingRequestOutput]:
-        """Makes one vector of each prompt, as the model's sentence-transformers files say.
-
-        Without such files: the last token's final hidden state, scaled to length 1.
-
-        Args:
-            prompts: One prompt or several.
-            dimensions: Cut the vectors to this length; only for models that were trained for it.
-            use_tqdm: Whether to show a progress bar.
-
-        Raises:
-            InvalidRequest: If a prompt or the length does not fit; then nothing is computed.
-            EngineError: If the engine failed on a prompt.
-        """
-        self.pooling.check_dimensions(dimensions)
-        outputs = self.generate(prompts, pooling_params(self.pooling), use_tqdm=use_tqdm)
-        return [
-            EmbeddingRequestOutput(
-                output.request_id,
-                output.prompt_token_ids,
-                EmbeddingOutput(as_floats(finish_embedding(self.pooling, _pooled(output), dimensions))),
-                output.num_cached_tokens,
-            )
-            for output in outputs
-        ]
-
-    def score(
-        self, a: Prompt | Sequence[Prompt], b: Prompt | Sequence[Prompt], *, use_tqdm: bool = True
-    ) -> list[ScoringRequestOutput]:
-        """Compares texts by the cosine of their embeddings.
-
-        Args:
-            a: One text, which is compared with each of b, or as many as b has.
-            b: One text or several.
-            use_tqdm: Whether to show a progress bar.
-
-        Raises:
-            InvalidRequest: If the numbers of texts do not match, or a text does not fit.
-            EngineError: If the engine failed on a text.
-        """
-        a, b = _as_list(a), _as_list(b)
-        pairs = pair_up(len(a), len(b), ("a", "b"))
-        outputs = self.generate([*a, *b], pooling_params(self.pooling), use_tqdm=use_tqdm)
-        vectors = [finish_embedding(self.pooling, _pooled(output)) for output in outputs]
-        scores: list[ScoringRequestOutput] = []
-        for left, right in ((i, len(a) + j) for i, j in pairs):
-            both = (outputs[left], outputs[right])
-            scores.append(
-                ScoringRequestOutput(
-                    outputs[right].request_id,
-                    [token for output in both for token in output.prompt_token_ids],
-                    ScoringOutput(cosine(vectors[left], vectors[right])),
-                    sum(output.num_cached_tokens for output in both),
-                )
-            )
-        return scores
 
     def encode_chat(
         self,
@@ -337,26 +262,11 @@ class LLM:
         return list(requests.values())
 
 
-def _pooled(output: RequestOutput) -> bytes:
-    if output.pooled is None:
-        raise EngineError(f"the engine failed on prompt {output.prompt_token_ids[:8]}…")
-    return output.pooled
-
-
 def _mark_failed(output: RequestOutput) -> None:
     output.outputs = output.outputs or [CompletionOutput(0, "", [])]
     for choice in output.outputs:
         choice.finish_reason = choice.finish_reason or "error"
     output.finished = True
-
-
-def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
-    """One prompt as a list of one. A sequence of integers is one prompt."""
-    if isinstance(prompts, str | Mapping):
-        return [prompts]
-    if prompts and isinstance(prompts[0], int):
-        return [cast("Sequence[int]", prompts)]
-    return list(cast("Sequence[Prompt]", prompts))
 
 
 def _conversations(messages: Sequence[Message] | Sequence[Sequence[Message]]) -> list[Sequence[Message]]:

@@ -94,6 +94,24 @@ class EmbeddingRequestOutput:
 
 
 @dataclass(frozen=True, slots=True)
+class PoolingOutput:
+    """The vector of a prompt, as it was asked for."""
+
+    data: list[float]
+
+
+@dataclass(frozen=True, slots=True)
+class PoolingRequestOutput:
+    """What `LLM.encode` gives for a prompt; fields as in `RequestOutput`."""
+
+    request_id: str
+    prompt_token_ids: list[int]
+    outputs: PoolingOutput
+    num_cached_tokens: int = 0
+    finished: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class ScoringOutput:
     """How alike two texts are: the cosine of their embeddings, in -1..1."""
 

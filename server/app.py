@@ -20,6 +20,8 @@ from .health import health_routes
 from .metrics import Metrics
 from .openai.embeddings import TYPES as EMBEDDING_TYPES
 from .openai.embeddings import embedding_routes
+from .openai.pooling import TYPES as POOLING_TYPES
+from .openai.pooling import pooling_routes
 from .openai.routes import TYPES as OPENAI_TYPES
 from .openai.routes import openai_routes
 from .openai.scores import TYPES as SCORE_TYPES
@@ -37,6 +39,7 @@ TYPES = (
     *HEALTH_TYPES,
     *OPENAI_TYPES,
     *EMBEDDING_TYPES,
+    *POOLING_TYPES,
     *SCORE_TYPES,
     *TOKENIZE_TYPES,
     *RESPONSES_TYPES,
@@ -66,6 +69,7 @@ def create_app(engine: AsyncEngine, settings: ServerSettings | None = None) -> F
         health_routes,
         openai_routes,
         embedding_routes,
+        pooling_routes,
         score_routes,
         tokenize_routes,
         responses_routes,

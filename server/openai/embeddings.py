@@ -98,11 +98,10 @@ async def _create(context: ServerContext, request: Request, body: EmbeddingReque
     vectors = await embed(context, request, body, prompts, body.dimensions)
 
     def write() -> bytes:
-        in_base64 = body.encoding_format == "base64"
         return msgspec.json.encode(
             EmbeddingList(
                 data=[
-                    Embedding(index=index, embedding=_base64(vector) if in_base64 else as_floats(vector))
+                    Embedding(index=index, embedding=write_vector(vector, body.encoding_format))
                     for index, vector in enumerate(vectors)
                 ],
                 model=context.model_name,
@@ -120,6 +119,8 @@ async def embed(
     body: PoolingFields,
     prompts: Sequence[str | list[int]],
     dimensions: int | None = None,
+    *,
+    normalize: bool = True,
 ) -> list[Vector]:
     """The embeddings of texts or token ids, in their order.
 
@@ -146,7 +147,10 @@ async def embed(
     outputs = await while_connected(request.receive, collect(run(context, record, job)))
 
     def finish() -> list[Vector]:
-        return [finish_embedding(pooling, _pooled(output), dimensions) for _, output in outputs]
+        return [
+            finish_embedding(pooling, _pooled(output), dimensions, normalize=normalize)
+            for _, output in outputs
+        ]
 
     return await context.offload(4 * pooling.hidden_size * len(outputs), finish)
 
@@ -162,5 +166,8 @@ def pooling_usage(record: RequestRecord) -> PoolingUsage:
     return PoolingUsage(prompt_tokens=record.num_prompt_tokens, total_tokens=record.num_prompt_tokens)
 
 
-def _base64(vector: Vector) -> str:
+def write_vector(vector: Vector, encoding_format: Literal["float", "base64"] | None) -> list[float] | str:
+    """The vector as numbers, or as base64 of float32, little-endian."""
+    if encoding_format != "base64":
+        return as_floats(vector)
     return base64.b64encode(vector.astype("<f4").tobytes()).decode()

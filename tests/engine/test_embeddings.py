@@ -138,6 +138,18 @@ def test_dimensions(tiny_model: Model, tmp_path: Path) -> None:
         model.embed([ids], dimensions=17, use_tqdm=False)
 
 
+def test_encode_gives_the_vector_as_it_was_pooled(tiny_model: Model) -> None:
+    folder = tiny_model()
+    model = llm(folder)
+    ids = [1, 2, 3]
+    with torch.inference_mode():
+        states = base_model(folder)(torch.tensor([ids])).last_hidden_state[0]
+    (raw,) = model.encode([ids], use_activation=False, use_tqdm=False)
+    torch.testing.assert_close(torch.tensor(raw.outputs.data), states[-1], atol=1e-5, rtol=1e-5)
+    (scaled,), (embedded,) = model.encode([ids], use_tqdm=False), model.embed([ids], use_tqdm=False)
+    assert scaled.outputs.data == embedded.outputs.embedding
+
+
 def test_scores_are_cosines(tiny_model: Model) -> None:
     folder = tiny_model()
     model = llm(folder)

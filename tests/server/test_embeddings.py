@@ -128,6 +128,35 @@ async def test_failures(served: Served) -> None:
     assert (await embed(served, model="other")).status_code == 404
 
 
+async def test_pooling(served: Served) -> None:
+    async def pool(**body: object) -> dict:
+        return (await served.client.post("/pooling", json={"input": ["hello", "you"]} | body)).json()
+
+    answer = await pool(use_activation=False)
+    assert answer.pop("id").startswith("pool-")
+    assert isinstance(answer.pop("created"), int)
+    tokens = [served.engine.tokenizer.encode(text) for text in ("hello", "you")]
+    raw = [[1 + sum(token % 8 == place for token in each) for place in range(8)] for each in tokens]
+    assert answer == {
+        "object": "list",
+        "model": "fake",
+        "data": [{"index": index, "object": "pooling", "data": raw[index]} for index in range(2)],
+        "usage": {"prompt_tokens": 8, "total_tokens": 8},
+    }
+    (encoded, _) = (await pool(use_activation=False, encoding_format="base64"))["data"]
+    assert list(struct.unpack("<8f", base64.b64decode(encoded["data"]))) == raw[0]
+    for options in ({}, {"dimensions": 4}):
+        scaled = [each["data"] for each in (await pool(**options))["data"]]
+        embedded = (await embed(served, input=["hello", "you"], **options)).json()["data"]
+        assert scaled == [each["embedding"] for each in embedded]
+    for wrong, param in (
+        ({"dimensions": 5}, "dimensions"),
+        ({"input": ""}, "input"),
+        ({"task": "x"}, "task"),
+    ):
+        assert (await pool(**wrong))["error"]["param"] == param
+
+
 @pytest.mark.parametrize("path", ["/score", "/v1/score"])
 async def test_score(served: Served, path: str) -> None:
     one = {"text_1": "hello", "text_2": ["hello", "you", "there"]}
