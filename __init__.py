@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .engine.llm import LLM
     from .engine.outputs import CompletionOutput, RequestOutput
     from .engine.sampling_params import SamplingParams
+    from .engine.structured_params import StructuredOutputsParams
 
 __version__ = "0.1.0"
 
@@ -30,6 +31,7 @@ __all__ = [
     "EngineConfig",
     "RequestOutput",
     "SamplingParams",
+    "StructuredOutputsParams",
     "__version__",
 ]
 
@@ -40,6 +42,7 @@ _HOMES = {
     "LLM": ".engine.llm",
     "RequestOutput": ".engine.outputs",
     "SamplingParams": ".engine.sampling_params",
+    "StructuredOutputsParams": ".engine.structured_params",
 }
 
 

@@ -84,6 +84,36 @@ class NumericalError(EngineError):
     default_code = "numerical_error"
 
 
+class NoTokenAllowed(EngineError):
+    """The request's own constraints together forbid every token at some place of its output."""
+
+    status = 400
+    type = "invalid_request_error"
+    default_code = "no_token_allowed"
+
+
+class GrammarFailed(EngineError):
+    """The grammar of the request's structured output became too complex to be followed."""
+
+    status = 400
+    type = "invalid_request_error"
+    default_code = "grammar_failed"
+
+
+def request_failure(code: str) -> EngineError:
+    """The error for a code with which the engine ends a request."""
+    if code == NumericalError.default_code:
+        return NumericalError("the model produced no valid numbers for this request")
+    if code == NoTokenAllowed.default_code:
+        return NoTokenAllowed(
+            "no token is left at this place of the output: the structured output, min_tokens, "
+            "allowed_token_ids and the other constraints of the request exclude each other"
+        )
+    if code == GrammarFailed.default_code:
+        return GrammarFailed("the grammar of structured_outputs is too complex", param="structured_outputs")
+    return EngineError("the engine failed on this request", code=code)
+
+
 class EngineDied(EngineError):
     """The engine process ended with the request in flight; it is being restarted."""
 

@@ -146,7 +146,7 @@ def _with_format(text: str, config: EngineConfig) -> EngineConfig:
             config,
             quantization=cast("Literal['int8', 'int4']", integers),
             quantization_group_size=None if group_size is None else int(group_size),
-            activations="float" if exact else "int8",
+            activations="float" if exact else "auto",
         )
     except ValueError as error:
         raise typer.BadParameter(f"{text}: {error}", param_hint="--compare") from error

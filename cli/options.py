@@ -13,7 +13,9 @@ import typer
 
 from ..engine.config import EngineConfig
 from ..engine.sampling_params import SamplingParams
+from ..server.reasoning_parsers import REASONING_PARSERS, WITH_TOOLS
 from ..server.settings import ServerSettings
+from ..server.tool_parsers import TOOL_PARSERS
 
 
 @dataclass(frozen=True)
@@ -125,11 +127,12 @@ ENGINE = Group(
         "device": "'auto' takes a GPU if there is one.",
         "tensor_parallel_size": "Processes that share the model, each with a GPU or some of the threads.",
         "dtype": "'auto' takes the checkpoint's, except float16 on CPUs, which becomes float32.",
-        "kv_cache_dtype": "Of the KV cache; 'auto' is that of the activations, 'int8' takes half the memory.",
+        "kv_cache_dtype": "Of the KV cache; 'auto' is the activations', 'int8' and (GPUs) 'fp8' take half.",
         "load_format": "'dummy' fills the model with seeded random weights, to measure with.",
         "quantization": "Round the matrices of a float checkpoint to integers while they are loaded.",
         "quantization_group_size": "Columns that share a scale: 32 (as int4 has it by default), 64 or 128.",
-        "activations": "How integer matrices take their inputs: rounded to 'int8', or exact, as 'float'.",
+        "activations": "How integer matrices take their inputs: rounded to 'int8', or exact, as 'float'; "
+        "'auto' rounds them on CPUs only.",
         "lm_head": "The output projection's format; 'auto' is int8 where --quantization is given.",
         "weight_cache": "Keep the repacked weights on disk, so that the next start is fast.",
         "max_model_len": "Context length; by default the model's own.",
@@ -141,9 +144,11 @@ ENGINE = Group(
         "enable_prefix_caching": "Reuse the cache blocks of equal prompt prefixes.",
         "num_threads": "CPU threads for the model; by default all cores that it may use.",
         "seed": "Seeds the seeds of requests that bring none.",
-        "enforce_eager": "Call a step's kernels one by one, not as one recorded pass.",
+        "async_scheduling": "Schedule the next step while one runs; by default on a GPU only.",
+        "enforce_eager": "Call a step's kernels one by one, not as one recorded pass or graph.",
     },
     flags={
+        "async_scheduling": "--async-scheduling/--no-async-scheduling",
         "enforce_eager": "--enforce-eager",
         "enable_prefix_caching": "--prefix-caching/--no-prefix-caching",
         "num_threads": "--threads",
@@ -194,6 +199,14 @@ SERVER = Group(
         "keep_alive_interval": "Seconds after which a silent stream carries a comment line.",
         "max_buffered_bytes": "Bodies being read, of all requests together; more are refused with 429.",
         "send_timeout": "Seconds after which a client that reads nothing is cut off.",
+        "tool_call_parser": f"How the model writes calls: auto, none, {', '.join(TOOL_PARSERS)}.",
+        "reasoning_parser": "How the model marks reasoning: auto, none, "
+        f"{', '.join((*REASONING_PARSERS, *WITH_TOOLS))}.",
+        "trust_request_chat_template": "Let requests bring chat templates of their own.",
     },
-    flags={"insecure": "--insecure", "drain_timeout": "--grace"},
+    flags={
+        "insecure": "--insecure",
+        "drain_timeout": "--grace",
+        "trust_request_chat_template": "--trust-request-chat-template",
+    },
 )

@@ -103,6 +103,8 @@ def _choose(model: str) -> ModelChoice:
             f"{model} is quantized already (quant_method {choice.config.quantization.method}); "
             "start from the float checkpoint"
         )
+    if choice.config.num_experts:
+        raise ModelError(f"{model} is a mixture of experts, which quire runs with float weights only")
     return choice
 
 

@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 
-from ..errors import EngineDied, EngineError, NumericalError, Overloaded, QuireError, Unavailable
+from ..errors import EngineDied, EngineError, Overloaded, QuireError, Unavailable, request_failure
 from ..models.chat_template import ChatTemplate
 from ..models.config import ModelConfig
 from ..models.pooling import PoolingConfig
@@ -25,6 +25,7 @@ from ..models.tokenizer import Tokenizer
 from . import protocol
 from .config import EngineConfig
 from .find import FoundModel, find_model
+from .grammar_checker import GrammarChecker
 from .input_check import check_request
 from .output_processor import OutputProcessor
 from .outputs import FinishReason, RequestOutput
@@ -130,6 +131,7 @@ class AsyncEngine:
         self.stats = EngineStats()
         self._folder = found.folder
         self._processor = OutputProcessor(self.tokenizer)
+        self._grammars = GrammarChecker(found.folder, self.tokenizer, found.config)
         self._queues: dict[str, asyncio.Queue[RequestOutput | QuireError]] = {}
         self._listeners: list[StatsListener] = []
         self._ids = itertools.count()
@@ -219,6 +221,8 @@ class AsyncEngine:
             max_model_len=self.max_model_len,
             eos_token_ids=self.model_config.eos_token_ids,
         )
+        if params.structured_outputs is not None:
+            await self._grammars.check(params.structured_outputs)
         if not self._ready or self._engine is None:
             raise Unavailable(
                 "the engine has been shut down" if self._closed else "the engine is starting; try again soon"
@@ -256,6 +260,7 @@ class AsyncEngine:
             await asyncio.wait({self._supervisor})
         if self._engine is not None:
             await self._engine.stop()
+        await self._grammars.close()
         self._fail_all("the server is shutting down")
 
     def _abort_choices(self, choice_ids: list[str], reason: FinishReason = "abort") -> None:
@@ -325,7 +330,7 @@ class AsyncEngine:
             if queue is not None:
                 queue.put_nowait(output)
         for request_id, code in processed.failures.items():
-            self._fail(request_id, _failure(code))
+            self._fail(request_id, request_failure(code))
         for listener in self._listeners:
             listener(step.stats, step.finished)
 
@@ -352,9 +357,3 @@ def _for_engine(config: EngineConfig, found: FoundModel) -> EngineConfig:
     The model is found once: a restart must neither ask the hub again nor get another revision.
     """
     return replace(config, model=str(found.folder), revision=None)
-
-
-def _failure(code: str) -> EngineError:
-    if code == NumericalError.default_code:
-        return NumericalError("the model produced no valid numbers for this request")
-    return EngineError("the engine failed on this request", code=code)

@@ -83,9 +83,9 @@ class BlockManager:
         request.block_ids += self.pool.allocate(missing)
         return True
 
-    def publish(self, request: Request, old_num_computed: int) -> None:
-        """Lists the blocks that have become full since `old_num_computed` tokens were computed."""
-        first, last = old_num_computed // self.block_size, request.num_computed_tokens // self.block_size
+    def publish(self, request: Request, start: int, end: int) -> None:
+        """Lists the blocks that became full when the tokens `start..end` were computed."""
+        first, last = start // self.block_size, end // self.block_size
         if first == last or not self.enable_prefix_caching:
             return
         self._extend_hashes(request, last)

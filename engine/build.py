@@ -22,9 +22,11 @@ from ..models.config import ModelConfig
 from ..models.loader import load_model
 from ..models.parallel import Ranks
 from ..models.sharding import check_ranks, kv_heads_of
+from ..models.tokenizer import Tokenizer
 from ..models.weight_cache import WeightCache
 from .block_manager import BlockManager
 from .config import EngineConfig
+from .decode_graphs import CudaGraphs, GraphMaker, Model, why_not_capturable
 from .engine import Engine
 from .find import find_model
 from .memory import (
@@ -37,9 +39,11 @@ from .memory import (
     plan_pool,
 )
 from .model_runner import ModelRunner
-from .profile import run_largest_step
+from .profile import run_largest_step, with_smaller_pools
 from .scheduler import Scheduler
+from .structured import GrammarCompiler
 from .tensor_parallel import NOT_RECORDED, ParallelModel, Workers, for_workers, thread_share
+from .warm_up import keep_triton_cache, warm_up
 
 logger = logging.getLogger(__name__)
 
@@ -65,14 +69,13 @@ def choose(config: EngineConfig) -> ModelChoice:
 
     Raises:
         ModelError: If the model cannot be found or run, naming why.
-        ValueError: If the device is not there.
+        ValueError: If the device is not there, or cannot do what a setting asks for.
     """
     found, size = find_model(config), config.tensor_parallel_size
     check_ranks(found.config, size)
     device = _device(config.device, size)
     dtype = _dtype(config.dtype, found.config, device)
-    cache = config.kv_cache_dtype
-    cache_dtype = dtype if cache == "auto" else getattr(torch, cache)
+    cache_dtype = _cache_dtype(config.kv_cache_dtype, dtype, device)
     return ModelChoice(found.folder, found.config, device, dtype, cache_dtype, found.max_model_len, size)
 
 
@@ -103,11 +106,11 @@ def build_engine(
     progress: bool = False,
     on_rank_failure: Callable[[str], None] | None = None,
 ) -> tuple[Engine, ModelChoice, MemoryPlan]:
-    """Loads the model and makes an engine for it.
+    """Loads the model and makes an engine for it, which is ready to run: on a GPU, all is compiled.
 
     Args:
         config: All settings.
-        progress: Whether to show a progress bar while loading.
+        progress: Whether to show progress bars.
         on_rank_failure: Called with the reason, from any thread, when one of several ranks ends.
 
     Raises:
@@ -115,6 +118,8 @@ def build_engine(
     """
     choice = choose(config)
     check_weights_fit(config, choice)
+    if choice.device.type != "cpu":
+        keep_triton_cache()
     if config.tensor_parallel_size == 1:
         return _build(config, choice, progress, None)
     workers = Workers(for_workers(config, choice.folder))
@@ -136,9 +141,23 @@ def _build(
     if workers is not None:
         workers.connect(choice.device)
         model = ParallelModel(part, workers)
-    budget = pool_budget(config, choice, to_come=to_come(config, choice, part))
-    plan = plan_memory(config, choice, workers.smallest_budget(budget) if workers else budget)
-    logger.info("%s", plan.describe())
+    maker = None if workers else _graph_maker(config, choice)
+    taken = to_come(config, choice, part)
+
+    def plan_within(limit: int | None) -> MemoryPlan:
+        budget = pool_budget(config, choice, to_come=taken)
+        budget = workers.smallest_budget(budget) if workers else budget
+        return plan_memory(config, choice, budget if limit is None else min(budget, limit))
+
+    def start(plan: MemoryPlan) -> tuple[ModelRunner, MemoryPlan]:
+        logger.info("%s", plan.describe())
+        if workers is not None:
+            workers.start(cache_blocks(choice, plan, maker), plan.max_model_len)
+        return start_runner(config, choice, model, plan, num_tokens, maker, progress), plan
+
+    # Workers allocate their caches once.
+    may_shrink = config.num_blocks is None and workers is None
+    runner, plan = with_smaller_pools(plan_within, start, may_shrink=may_shrink)
     if plan.max_model_len < choice.max_model_len:
         logger.warning(
             "the context is limited to %d of the model's %d tokens, which is what the KV cache holds",
@@ -146,8 +165,6 @@ def _build(
             choice.max_model_len,
         )
         choice = replace(choice, max_model_len=plan.max_model_len)
-    if workers is not None:
-        workers.start(plan.num_blocks, choice.max_model_len)
     scheduler = Scheduler(
         BlockManager(plan.num_blocks, config.block_size, enable_prefix_caching=config.enable_prefix_caching),
         max_num_seqs=config.max_num_seqs,
@@ -155,24 +172,72 @@ def _build(
         max_num_waiting=config.max_num_waiting,
         clock=time.monotonic,
     )
-    runner = ModelRunner(
-        model,
-        allocate_kv_caches(choice, plan),
-        max_num_seqs=config.max_num_seqs,
-        max_model_len=choice.max_model_len,
-    )
-    if choice.device.type == "cpu" and not config.enforce_eager:
-        reason = NOT_RECORDED if workers else runner.record(num_tokens)
-        if reason is not None:
-            logger.info("steps run op by op, not as one recorded call: %s", reason)
     engine = Engine(
         scheduler,
         runner,
         max_model_len=choice.max_model_len,
         eos_token_ids=choice.config.eos_token_ids,
         seed=config.seed,
+        async_scheduling=_is_set(config.async_scheduling, choice.device.type != "cpu"),
+        grammars=GrammarCompiler(
+            lambda: Tokenizer.from_folder(choice.folder),
+            vocab_size=choice.config.vocab_size,
+            eos_token_ids=choice.config.eos_token_ids,
+        ),
     )
     return engine, choice, plan
+
+
+def cache_blocks(choice: ModelChoice, plan: MemoryPlan, maker: GraphMaker | None) -> int:
+    """Blocks of the cache: those of the pool and, where decoding steps are padded, one for the padding."""
+    return plan.num_blocks + (0 if choice.device.type == "cpu" and maker is None else 1)
+
+
+def start_runner(
+    config: EngineConfig,
+    choice: ModelChoice,
+    model: Model,
+    plan: MemoryPlan,
+    num_tokens: int,
+    maker: GraphMaker | None,
+    progress: bool,
+) -> ModelRunner:
+    """Allocates the caches and makes a runner that is ready: recorded on a CPU, warmed up on a GPU.
+
+    Args:
+        config: All settings.
+        choice: The model, and where it runs.
+        model: The model, loaded.
+        plan: The size of the pool.
+        num_tokens: The most tokens of a step.
+        maker: Makes the decoding graphs; None on a CPU, or where steps run kernel by kernel.
+        progress: Whether to show progress bars.
+    """
+    is_cpu = choice.device.type == "cpu"
+    runner = ModelRunner(
+        model,
+        allocate_kv_caches(choice, plan, cache_blocks(choice, plan, maker)),
+        max_num_seqs=config.max_num_seqs,
+        max_model_len=plan.max_model_len,
+    )
+    if is_cpu and not config.enforce_eager:
+        reason = NOT_RECORDED if isinstance(model, ParallelModel) else runner.record(num_tokens)
+        if reason is not None:
+            logger.info("steps run op by op, not as one recorded call: %s", reason)
+    if not is_cpu or maker is not None:
+        warm_up(runner, num_tokens=num_tokens, maker=maker, padding_block=plan.num_blocks, progress=progress)
+    return runner
+
+
+def _graph_maker(config: EngineConfig, choice: ModelChoice) -> GraphMaker | None:
+    """What captures decoding steps here, or None."""
+    if choice.device.type == "cpu" or config.enforce_eager:
+        return None
+    reason = why_not_capturable(choice.device.type)
+    if reason is not None:
+        logger.warning("decoding steps are not captured as graphs: %s", reason)
+        return None
+    return CudaGraphs()
 
 
 def load(config: EngineConfig, choice: ModelChoice, ranks: Ranks, progress: bool = False) -> CausalLM:
@@ -205,7 +270,10 @@ def _step_tokens(config: EngineConfig, choice: ModelChoice) -> int:
 def to_come(config: EngineConfig, choice: ModelChoice, model: CausalLM) -> int:
     """Bytes that are free once the model is loaded, but not for the cache. All ranks call it at once."""
     # Pages of mapped weights count as free memory, which they are only until they are needed again.
-    return _activation_bytes(config, choice, model, _step_tokens(config, choice)) + model.num_mapped_bytes
+    taken = _activation_bytes(config, choice, model, _step_tokens(config, choice)) + model.num_mapped_bytes
+    if choice.device.type != "cpu":
+        taken += kv_cache_shape(choice, config.block_size).bytes_per_block  # the padding's
+    return taken
 
 
 def _activation_bytes(config: EngineConfig, choice: ModelChoice, model: CausalLM, num_tokens: int) -> int:
@@ -216,15 +284,22 @@ def _activation_bytes(config: EngineConfig, choice: ModelChoice, model: CausalLM
     if choice.device.type == "cpu":
         return 0
     torch.cuda.reset_peak_memory_stats(choice.device)
-    run_largest_step(
-        model,
-        kv_cache_shape(choice, config.block_size),
-        device=choice.device,
-        dtype=choice.cache_dtype,
-        num_tokens=num_tokens,
-        num_seqs=config.max_num_seqs,
-        max_model_len=choice.max_model_len,
-    )
+    try:
+        run_largest_step(
+            model,
+            kv_cache_shape(choice, config.block_size),
+            device=choice.device,
+            dtype=choice.cache_dtype,
+            num_tokens=num_tokens,
+            num_seqs=config.max_num_seqs,
+            max_model_len=choice.max_model_len,
+        )
+    except torch.OutOfMemoryError as error:
+        raise ModelTooLarge(
+            f"a step of {num_tokens} tokens does not fit the memory beside the weights "
+            f"({str(error).splitlines()[0]}); a smaller max_num_batched_tokens would need less",
+            param="max_num_batched_tokens",
+        ) from error
     torch.cuda.synchronize(choice.device)
     peak = torch.cuda.max_memory_reserved(choice.device)
     torch.cuda.empty_cache()
@@ -260,15 +335,22 @@ def plan_memory(config: EngineConfig, choice: ModelChoice, budget: int) -> Memor
     )
 
 
-def allocate_kv_caches(choice: ModelChoice, plan: MemoryPlan) -> list[Tensor]:
-    """One zeroed cache per layer, `[2, num_blocks, num_kv_heads, block_size, head_size]` and its scale."""
+def allocate_kv_caches(choice: ModelChoice, plan: MemoryPlan, num_blocks: int | None = None) -> list[Tensor]:
+    """One zeroed cache per layer, `[2, num_blocks, num_kv_heads, block_size, head_size]` and its scale.
+
+    Args:
+        choice: The model, and where it runs.
+        plan: The size of the pool.
+        num_blocks: Blocks of the cache, if it shall have more than the pool.
+    """
     shape, dtype = plan.shape, choice.cache_dtype
-    dims = (2, plan.num_blocks, shape.num_kv_heads, shape.block_size, shape.bytes_per_head // dtype.itemsize)
+    num_blocks = num_blocks or plan.num_blocks
+    dims = (2, num_blocks, shape.num_kv_heads, shape.block_size, shape.bytes_per_head // dtype.itemsize)
     if choice.device.type != "cpu":
         return [torch.zeros(dims, dtype=dtype, device=choice.device) for _ in range(shape.num_layers)]
     # numpy asks the system for zeroed pages, which cost nothing until they are written;
     # torch.zeros would touch every page of a pool that may never be used in full.
-    num_bytes = plan.num_blocks * shape.bytes_per_block // shape.num_layers
+    num_bytes = num_blocks * shape.bytes_per_block // shape.num_layers
     return [
         torch.from_numpy(np.zeros(num_bytes, dtype=np.uint8)).view(dtype).view(dims)
         for _ in range(shape.num_layers)
@@ -281,10 +363,11 @@ def weight_bytes(config: EngineConfig, choice: ModelChoice) -> int:
 
 
 def _weight_bytes_of_ranks(config: EngineConfig, choice: ModelChoice) -> list[int]:
-    size = choice.tensor_parallel_size
+    size, device = choice.tensor_parallel_size, choice.device.type
     parts = [Ranks(rank, size) for rank in range(size)]
     return [
-        footprint.weight_bytes(choice.config, choice.dtype, config.weight_options, part) for part in parts
+        footprint.weight_bytes(choice.config, choice.dtype, config.weight_options, device, part)
+        for part in parts
     ]
 
 
@@ -301,6 +384,10 @@ def check_weights_fit(config: EngineConfig, choice: ModelChoice) -> None:
             f"the weights take {format_bytes(needed)} as {choice.dtype}, but only {format_bytes(free)} of "
             f"memory are free on {choice.device}; a smaller model or dtype would fit"
         )
+
+
+def _is_set(setting: bool | None, default: bool) -> bool:
+    return default if setting is None else setting
 
 
 def usable_cores() -> int:
@@ -340,3 +427,13 @@ def _dtype(name: str, model: ModelConfig, device: torch.device) -> torch.dtype:
         # CPUs have no fast float16 arithmetic.
         name = "float32" if model.dtype == "float16" and device.type == "cpu" else model.dtype
     return getattr(torch, name)
+
+
+def _cache_dtype(name: str, dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    if name == "fp8" and device.type == "cpu":
+        raise ValueError(
+            "kv_cache_dtype is 'fp8', which needs a GPU; on a CPU 'int8' takes little more memory"
+        )
+    if name == "fp8":
+        return torch.float8_e4m3fn
+    return dtype if name == "auto" else getattr(torch, name)

@@ -22,13 +22,14 @@ class EngineConfig:
         tensor_parallel_size: Processes that share the model, each with a GPU or a share of the threads.
         dtype: "auto" takes the checkpoint's, except float16 on CPUs, which becomes float32.
         kv_cache_dtype: Of the KV cache. "auto" takes that of the activations; "int8" takes half the memory
-            of bfloat16, rounding each head of each token with a scale of its own.
+            of bfloat16, rounding each head of each token with a scale of its own. "fp8" (e4m3, without
+            scales, so that values beyond 448 become 448) takes half of it too; on GPUs only.
         load_format: "dummy" fills the model with seeded random weights (for measuring).
         quantization: Rounds the matrices of a float checkpoint to int8 or int4 while they are loaded.
         quantization_group_size: Columns that share a scale: 32, 64 or 128. By default 32 for int4, and
             whole rows for int8.
         activations: How integer matrices, those of AWQ and GPTQ checkpoints too, take their inputs:
-            rounded to int8 row by row, which is fast, or as they are.
+            rounded to int8 row by row, or as they are. "auto" rounds them on CPUs, where that is faster.
         lm_head: The output projection's format. "auto" is int8 where `quantization` is set, else what
             the checkpoint has.
         weight_cache: Keep the weights that CPU kernels repack on disk, so that the next start maps them;
@@ -45,8 +46,9 @@ class EngineConfig:
         num_threads: CPU threads for the model, all ranks together; by default all cores that this process
             may use.
         seed: Seeds the seeds of requests that bring none.
-        enforce_eager: Call a step's kernels one by one, not as one recorded pass (for comparing); several
-            ranks always do.
+        async_scheduling: Schedule the next step while one runs; by default on a GPU only.
+        enforce_eager: Call a step's kernels one by one, not as one recorded pass or graph (for comparing);
+            several ranks always do.
     """
 
     model: str
@@ -55,11 +57,11 @@ class EngineConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     tensor_parallel_size: int = 1
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    kv_cache_dtype: Literal["auto", "float32", "bfloat16", "int8"] = "auto"
+    kv_cache_dtype: Literal["auto", "float32", "bfloat16", "int8", "fp8"] = "auto"
     load_format: Literal["auto", "dummy"] = "auto"
     quantization: IntFormat | None = None
     quantization_group_size: int | None = None
-    activations: Literal["int8", "float"] = "int8"
+    activations: Literal["auto", "int8", "float"] = "auto"
     lm_head: HeadFormat = "auto"
     weight_cache: bool = True
     max_model_len: int | None = None
@@ -72,6 +74,7 @@ class EngineConfig:
     enable_prefix_caching: bool = True
     num_threads: int | None = None
     seed: int | None = None
+    async_scheduling: bool | None = None
     enforce_eager: bool = False
 
     def __post_init__(self) -> None:
@@ -93,10 +96,10 @@ class EngineConfig:
         for name, choices in (
             ("device", ("auto", "cpu", "cuda")),
             ("dtype", ("auto", "float32", "bfloat16", "float16")),
-            ("kv_cache_dtype", ("auto", "float32", "bfloat16", "int8")),
+            ("kv_cache_dtype", ("auto", "float32", "bfloat16", "int8", "fp8")),
             ("load_format", ("auto", "dummy")),
             ("quantization", (None, "int8", "int4")),
-            ("activations", ("int8", "float")),
+            ("activations", ("auto", "int8", "float")),
             ("lm_head", ("auto", "float", "int8", "int4")),
         ):
             if getattr(self, name) not in choices:

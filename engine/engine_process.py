@@ -41,7 +41,7 @@ class Connection:
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
         self._sending = threading.Lock()
-        self._inbox: queue.SimpleQueue[ToEngine] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[ToEngine | None] = queue.SimpleQueue()
         for target in (self._read, self._beat):
             threading.Thread(target=target, name=f"quire-engine-{target.__name__}", daemon=True).start()
 
@@ -61,9 +61,13 @@ class Connection:
         except queue.Empty:
             return None
 
-    def wait(self) -> ToEngine:
-        """The next message, however long it takes."""
+    def wait(self) -> ToEngine | None:
+        """The next message, however long it takes; None if `wake` came first."""
         return self._inbox.get()
+
+    def wake(self) -> None:
+        """Ends a `wait`, from any thread."""
+        self._inbox.put(None)
 
     def _beat(self) -> None:
         while True:
@@ -99,12 +103,14 @@ class Connection:
 def serve(engine: Engine, connection: Connection) -> NoReturn:
     """Steps for ever; takes messages in between."""
     connection.send(Step([], engine.stats(), []))
+    if engine.grammars is not None:
+        engine.grammars.on_ready = connection.wake
     while True:
-        message = connection.receive() if engine.has_unfinished else connection.wait()
+        message = connection.receive() if engine.has_work else connection.wait()
         while message is not None:
             handle(engine, connection, message)
             message = connection.receive()
-        deltas = engine.step() if engine.has_unfinished else []
+        deltas = engine.step() if engine.has_work else []
         connection.send(Step(deltas, engine.stats(), engine.take_finished()))
 
 

@@ -10,7 +10,7 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any, TypeVar, cast
 
-from ..errors import EngineError, InvalidRequest
+from ..errors import EngineError, InvalidRequest, request_failure
 from ..models.chat_template import ChatTemplate
 from ..models.tokenizer import Tokenizer
 from .build import build_engine
@@ -188,6 +188,8 @@ class LLM(PoolingMethods):
             max_model_len=self.max_model_len,
             eos_token_ids=self.model_config.eos_token_ids,
         )
+        if params.structured_outputs is not None and self.engine.grammars is not None:
+            self.engine.grammars.compile(params.structured_outputs)
         return token_ids, text, params
 
     def _add(self, token_ids: list[int], params: SamplingParams, text: str | None, priority: int) -> str:
@@ -232,8 +234,7 @@ class LLM(PoolingMethods):
         for output in step.outputs:
             self._inboxes[output.request_id].append(output)
         for request_id, code in step.failures.items():
-            error = EngineError("the engine failed on this request", code=code)
-            self._inboxes[request_id].append(error)
+            self._inboxes[request_id].append(request_failure(code))
 
     def _run(self, requests: dict[str, RequestOutput], use_tqdm: bool) -> list[RequestOutput]:
         """Fills these outputs, by request id, until all are finished."""
@@ -252,7 +253,7 @@ class LLM(PoolingMethods):
                             merge(total, output)
                             num_tokens += sum(len(choice.token_ids) for choice in output.outputs)
                     except EngineError as error:
-                        logger.error("request %s failed: %s", request_id, error.code)
+                        logger.error("request %s failed: %s: %s", request_id, error.code, error)
                         _mark_failed(total)
                     if total.finished:
                         del remaining[request_id]

@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from torch import Tensor
 
 from .scheduler import ScheduledChunk
 
-
-class _Sum(NamedTuple):
-    """The sum of a request's states before `start` and before `end`, float64 `[hidden]`."""
-
-    start: int
-    before: Tensor | None
-    end: int
-    total: Tensor
+NUM_KEPT = 4
+"""Sums that are kept of a request: steps are executed again from at most two steps back."""
 
 
 class Pooler:
     """Pools the states of the requests that ask for it (`SamplingParams.pooling`)."""
 
     def __init__(self) -> None:
-        self._sums: dict[str, _Sum] = {}
+        # By request, float64 `[hidden]` by the number of states that were summed.
+        self._sums: dict[str, dict[int, Tensor]] = {}
 
     def release(self, request_ids: Sequence[str]) -> None:
         """Forgets requests that have ended, or that begin anew after a preemption."""
@@ -31,38 +25,40 @@ class Pooler:
             for request_id in request_ids:
                 self._sums.pop(request_id, None)
 
-    def pool(self, chunks: Sequence[ScheduledChunk], hidden: Tensor) -> dict[int, bytes]:
-        """Takes in a step's states. Taking in the last step again is harmless.
+    def pool(self, chunks: Sequence[ScheduledChunk], hidden: Tensor) -> dict[int, Tensor]:
+        """Takes in a step's states. Taking in the last steps again is harmless.
 
         Args:
             chunks: The step's chunks.
             hidden: `[T, hidden]`, the states of their tokens.
 
         Returns:
-            By chunk index, the vectors of the prompts that are complete: float32, little-endian.
+            By chunk index, the vectors of the prompts that are complete, fp32 `[hidden]`.
         """
-        pooled: dict[int, bytes] = {}
+        pooled: dict[int, Tensor] = {}
         row = 0
-        for i, (request, start, end, is_last) in enumerate(chunks):
+        for i, (request, start, end, _) in enumerate(chunks):
             first, row = row, row + end - start
             mode = request.params.pooling
+            is_last = end == request.num_prompt_tokens
             if mode == "mean":
                 total = self._add(request.request_id, start, end, hidden[first:row].double().sum(dim=0))
                 if is_last:
-                    pooled[i] = _to_bytes(total / end)
+                    pooled[i] = (total / end).float()
             elif mode == "last" and is_last:
-                pooled[i] = _to_bytes(hidden[row - 1])
+                pooled[i] = hidden[row - 1].float().clone()
         return pooled
 
     def _add(self, request_id: str, start: int, end: int, states: Tensor) -> Tensor:
-        known = self._sums.get(request_id)
-        before = None
-        if known is not None and start > 0:
-            before = known.total if known.end == start else known.before
-        total = states if before is None else before + states
-        self._sums[request_id] = _Sum(start, before, end, total)
+        known = self._sums.setdefault(request_id, {})
+        total = states if start == 0 else known[start] + states
+        known.pop(end, None)
+        known[end] = total
+        if len(known) > NUM_KEPT:
+            del known[next(iter(known))]
         return total
 
 
-def _to_bytes(vector: Tensor) -> bytes:
-    return vector.float().cpu().numpy().astype("<f4").tobytes()
+def to_bytes(vector: Tensor) -> bytes:
+    """float32, little-endian."""
+    return vector.cpu().numpy().astype("<f4").tobytes()

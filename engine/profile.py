@@ -1,14 +1,29 @@
-"""How much memory a step takes besides weights and cache: by running the largest one."""
+"""How much memory a step takes besides weights and cache, and what to do when that was not all."""
 
 from __future__ import annotations
 
+import gc
 import itertools
+import logging
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 
+from ..errors import ModelTooLarge
 from ..kernels.types import AttentionMetadata
-from .memory import KVCacheShape
-from .model_runner import Model
+from .decode_graphs import Model
+from .memory import KVCacheShape, MemoryPlan, format_bytes
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+MAX_ATTEMPTS = 4
+"""Sizes of the pool that are tried before the model counts as too large."""
+
+SHRINK = 0.85
+"""Each next size is this part of the one before."""
 
 
 @torch.inference_mode()
@@ -54,3 +69,56 @@ def run_largest_step(
     hidden = model.forward(torch.zeros(num_tokens, dtype=torch.int64, device=device), caches, meta)
     logits = model.compute_logits(hidden[:1].expand(num_seqs, -1).contiguous())
     torch.softmax(logits, dim=-1).argmax(dim=-1)
+
+
+def with_smaller_pools(
+    plan_within: Callable[[int | None], MemoryPlan], start: Callable[[MemoryPlan], T], *, may_shrink: bool
+) -> T:
+    """Starts with a pool of the planned size; if the memory does not suffice, with smaller ones.
+
+    The profile does not see everything: what compiling and capturing take, and other processes.
+
+    Args:
+        plan_within: Plans a pool of at most so many bytes; None for no such limit.
+        start: Allocates the pool and does all that needs memory.
+        may_shrink: Whether the pool may be smaller than planned at first.
+
+    Raises:
+        ModelTooLarge: If it never suffices.
+    """
+    plan = plan_within(None)
+    for attempt in itertools.count(1):
+        size = plan.num_blocks * plan.shape.bytes_per_block
+        try:
+            return start(plan)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            reason = str(error).partition("\n")[0] or type(error).__name__
+        # What the attempt held went with its exception.
+        gc.collect()
+        torch.cuda.empty_cache()
+        if not may_shrink or attempt == MAX_ATTEMPTS:
+            raise ModelTooLarge(
+                f"the memory does not suffice for a KV cache of {plan.num_blocks} blocks "
+                f"({format_bytes(size)}) beside what the model needs to run ({reason}); a smaller "
+                "num_blocks, memory_fraction, max_num_seqs or max_num_batched_tokens would need less"
+            )
+        limit = int(size * SHRINK)
+        logger.warning(
+            "out of memory with a KV cache of %s (%s); trying again with at most %s",
+            format_bytes(size),
+            reason,
+            format_bytes(limit),
+        )
+        plan = plan_within(limit)
+    raise AssertionError("the loop ends by itself")
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether an error, or one that it followed, is that a GPU has no memory left."""
+    while error is not None:
+        if isinstance(error, torch.OutOfMemoryError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

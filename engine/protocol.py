@@ -60,7 +60,7 @@ class ResetPrefixCache(msgspec.Struct, tag="reset_prefix_cache"):
 
 
 class Ready(msgspec.Struct, tag="ready"):
-    """From the engine, once: the model is loaded.
+    """From the engine, once: the model is loaded, and on a GPU all kernels are compiled and graphs captured.
 
     Attributes:
         max_model_len: Tokens of a request, which may be less than the model's own context.

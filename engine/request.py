@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
+from typing import Protocol
 
 from .sampling_params import SamplingParams
 
@@ -17,6 +18,18 @@ class RequestStatus(Enum):
     FINISHED = "finished"
 
 
+class OutputGrammar(Protocol):
+    """Where a constrained output stands: `structured.OutputGrammar`, or a fake."""
+
+    def advance(self, token: int) -> bool:
+        """Takes in an appended token; False if it cannot."""
+        ...
+
+    def forced(self) -> list[int]:
+        """The tokens that must come next."""
+        ...
+
+
 class Request:
     """A single sequence: a prompt, and the tokens generated so far.
 
@@ -26,12 +39,16 @@ class Request:
     Attributes:
         token_ids: Prompt and output; grows by one with each sampled token.
         num_computed_tokens: How many of them have their keys and values in the cache.
+        num_pending_tokens: How many at the end are being sampled: placeholders (see `in_flight`).
         block_ids: The block table. Owned by the BlockManager; others only read it.
         block_hashes: Chained hashes of the full blocks, made on demand by the BlockManager.
         arrival: Order of arrival, the tie-breaker between equal priorities.
         max_num_tokens: Prompt and output may not grow past this.
-        is_penalized, adjusts_logits: Whether the parameters ask for penalties; for any change of the
-            logits. Derived once, because the sampler asks at every step.
+        is_penalized, adjusts_otherwise, adjusts_logits: Whether the parameters ask for penalties; for any
+            change of the logits but a grammar's; for any. Derived once: the sampler asks at every step.
+        grammar: Which tokens may come next, if the parameters constrain the output; None until it is
+            compiled.
+        awaits_grammar: Whether it is still being compiled; such a request cannot run.
         seed: Seeds the noise of every token together with its position.
         num_cached_tokens: Prompt tokens found in the prefix cache at first admission.
         num_scored_tokens: Prompt tokens whose log-probabilities have been given out.
@@ -42,18 +59,22 @@ class Request:
 
     __slots__ = (
         "adjusts_logits",
+        "adjusts_otherwise",
         "arrival",
         "arrival_time",
+        "awaits_grammar",
         "block_hashes",
         "block_ids",
         "cache_salt",
         "finished_time",
         "first_token_time",
+        "grammar",
         "is_penalized",
         "leader",
         "max_num_tokens",
         "num_cached_tokens",
         "num_computed_tokens",
+        "num_pending_tokens",
         "num_preemptions",
         "num_prompt_tokens",
         "num_scored_tokens",
@@ -105,16 +126,20 @@ class Request:
             or params.frequency_penalty != 0.0
             or params.presence_penalty != 0.0
         )
-        self.adjusts_logits = bool(
+        self.adjusts_otherwise = bool(
             self.is_penalized
             or params.logit_bias
             or params.min_tokens
             or params.allowed_token_ids is not None
         )
+        self.adjusts_logits = self.adjusts_otherwise or params.structured_outputs is not None
+        self.grammar: OutputGrammar | None = None
+        self.awaits_grammar = params.structured_outputs is not None
         self.status = RequestStatus.WAITING
         self.num_computed_tokens = 0
         self.num_cached_tokens = 0
         self.num_scored_tokens = 0
+        self.num_pending_tokens = 0
         self.num_preemptions = 0
         self.block_ids: list[int] = []
         self.block_hashes: list[bytes] = []
@@ -124,13 +149,26 @@ class Request:
 
     @property
     def num_tokens(self) -> int:
-        """Known tokens: the prompt and what has been sampled."""
+        """Known tokens: the prompt and what has been sampled, or is being sampled."""
         return len(self.token_ids)
 
     @property
     def num_output_tokens(self) -> int:
         """Tokens sampled so far."""
         return len(self.token_ids) - self.num_prompt_tokens
+
+    @property
+    def jumps_ahead(self) -> bool:
+        """Whether tokens that its grammar forces are appended without being sampled.
+
+        Not where their log-probabilities are wanted, nor where something else could forbid them.
+        """
+        params = self.params
+        return (
+            params.logprobs is None
+            and params.allowed_token_ids is None
+            and self.num_output_tokens >= params.min_tokens
+        )
 
     @property
     def rank(self) -> tuple[int, int]:

@@ -7,26 +7,30 @@ whatever else is in the batch.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..errors import GrammarFailed, NoTokenAllowed
 from ..kernels import ops
+from ..kernels.reference import MIN_TEMPERATURE
 from . import noise
 from .request import Request
 from .scheduler import RawLogprobs
+from .structured import OutputGrammar
+from .token_masks import TokenMasks, Words, forbid
 
 NUMERICAL_ERROR = "numerical_error"
 """The code of `errors.NumericalError`."""
 
+NO_TOKEN_ALLOWED = str(NoTokenAllowed.default_code)
+GRAMMAR_FAILED = str(GrammarFailed.default_code)
+
 NUM_CANDIDATES = 1024
 """Most likely tokens among which top-p is looked for before the whole vocabulary is sorted."""
-
-MIN_TEMPERATURE = 1e-6
-"""Below it, all but the best token have probability 0 in fp32 anyway."""
 
 CDF_BLOCK = 1024
 """Tokens whose probabilities are summed together in the first level of the cumulative sum."""
@@ -41,46 +45,183 @@ class SamplerOutput:
     errors: dict[int, str] = field(default_factory=dict[int, str])
 
 
+Fetch = Callable[[Tensor], Tensor]
+"""Starts a tensor's copy to the host and returns that copy."""
+
+
+@dataclass(slots=True)
+class PendingScores:
+    """Log-probabilities of R rows that the device may still be computing.
+
+    Attributes:
+        tokens: int64 `[R]`, the token of each row.
+        own: fp32 `[R]`, its log-probability.
+        ranks: int64 `[R]`, its rank.
+        nums: How many of the most likely tokens each row asks for.
+        values, indices: `[R, max(nums)]`, those and their log-probabilities; None if no row asks.
+    """
+
+    tokens: Tensor
+    own: Tensor
+    ranks: Tensor
+    nums: Sequence[int]
+    values: Tensor | None = None
+    indices: Tensor | None = None
+
+    def fetch(self, fetch: Fetch) -> None:
+        """Starts the copies to the host."""
+        self.tokens, self.own, self.ranks = fetch(self.tokens), fetch(self.own), fetch(self.ranks)
+        if self.values is not None and self.indices is not None:
+            self.values, self.indices = fetch(self.values), fetch(self.indices)
+
+    def entries(self) -> list[RawLogprobs]:
+        """One entry per row."""
+        tokens: list[int] = self.tokens.tolist()
+        own: list[float] = self.own.tolist()
+        ranks: list[int] = self.ranks.tolist()
+        values: list[list[float]] = [] if self.values is None else self.values.tolist()
+        indices: list[list[int]] = [] if self.indices is None else self.indices.tolist()
+        entries: list[RawLogprobs] = []
+        for i, num in enumerate(self.nums):
+            entry: RawLogprobs = [(tokens[i], own[i], ranks[i])]
+            if num:
+                entry += zip(indices[i][:num], values[i][:num], range(1, num + 1), strict=False)
+            entries.append(entry)
+        return entries
+
+
+@dataclass(slots=True)
+class PendingSample:
+    """Tokens that the device may still be computing.
+
+    Attributes:
+        best: fp32 `[R]`, each row's largest raw logit.
+        tokens: int64 `[R]`, the tokens.
+        adjusted: The rows whose logits were changed.
+        allowed: fp32, the largest logit of each of them after that; -inf where no token is left.
+        errors: Failures that are known already.
+        scored: The rows that want log-probabilities.
+        scores: Theirs.
+    """
+
+    best: Tensor
+    tokens: Tensor
+    adjusted: list[int] = field(default_factory=list[int])
+    allowed: Tensor | None = None
+    errors: dict[int, str] = field(default_factory=dict[int, str])
+    scored: list[int] = field(default_factory=list[int])
+    scores: PendingScores | None = None
+
+    def fetch(self, fetch: Fetch) -> None:
+        """Starts the copies to the host."""
+        self.best, self.tokens = fetch(self.best), fetch(self.tokens)
+        if self.allowed is not None:
+            self.allowed = fetch(self.allowed)
+        if self.scores is not None:
+            self.scores.fetch(fetch)
+
+    def finish(self) -> SamplerOutput:
+        """The result; whoever has called `fetch` waits for the copies first."""
+        # argmax gives NaN for a row that has one, so a poisoned row shows in its maximum. This is Python and
+        # not torch because a step has just streamed all weights through the caches: each operation of
+        # torch then costs some 30 us, which a step of one request feels.
+        failed = [i for i, value in enumerate(self.best.tolist()) if not math.isfinite(value)]
+        errors = dict.fromkeys(failed, NUMERICAL_ERROR)
+        allowed: list[float] = [] if self.allowed is None else self.allowed.tolist()
+        for i, value in zip(self.adjusted, allowed, strict=True):
+            if i in self.errors:
+                errors.setdefault(i, self.errors[i])
+            elif value == float("-inf"):
+                errors.setdefault(i, NO_TOKEN_ALLOWED)
+        tokens: list[int] = self.tokens.tolist()
+        output = SamplerOutput(tokens, errors=errors)
+        if self.scores is not None:
+            output.logprobs = dict(zip(self.scored, self.scores.entries(), strict=True))
+        return output
+
+
 class Sampler:
     """Chooses the next token of each row.
 
-    The order is: logit bias and masks, penalties, then greedy choice, or temperature, top-k,
-    top-p among what is left, min-p, and a draw. Log-probabilities are those of the raw logits.
+    The order is: masks of grammars, logit bias and other masks, penalties, then greedy choice, or
+    temperature, top-k, top-p among what is left, min-p, and a draw. Log-probabilities are those of the
+    raw logits.
     """
 
+    def __init__(self) -> None:
+        self._masks = TokenMasks()
+
     def sample(self, logits: Tensor, requests: Sequence[Request]) -> SamplerOutput:
-        """Samples one token per row.
+        """Samples one token per row, and waits for it.
 
         Args:
             logits: fp32 `[R, vocab]`; overwritten.
             requests: The R requests; each samples its token at position `request.num_tokens`.
         """
-        best, greedy_tokens = ops.argmax(logits)
-        # argmax gives NaN for a row that has one, so a poisoned row shows in its maximum. This is Python and
-        # not torch because a step has just streamed all weights through the caches: each operation of
-        # torch then costs some 30 us, which a step of one request feels.
-        failed = [i for i, value in enumerate(best.tolist()) if not math.isfinite(value)]
+        return self.start(logits, requests).finish()
+
+    def start(self, logits: Tensor, requests: Sequence[Request]) -> PendingSample:
+        """Samples one token per row; on a GPU nothing here waits for a result, except sampling on the host.
+
+        Args:
+            logits: fp32 `[R, vocab]`; overwritten.
+            requests: The R requests; each samples its token at position `request.num_tokens`.
+        """
+        grammars = {i: g for i, r in enumerate(requests) if isinstance(g := r.grammar, OutputGrammar)}
+        # Before anything waits for the logits: a GPU computes them in the meantime.
+        words = self._masks.compute(list(grammars.values()), logits.shape[1]) if grammars else None
+        best, tokens = ops.argmax(logits)
+        pending = PendingSample(best, tokens)
         wanted = [i for i, request in enumerate(requests) if request.params.logprobs is not None]
         raw = logits[wanted] if wanted else None
 
         adjusted = [i for i, request in enumerate(requests) if request.adjusts_logits]
         if adjusted:
-            rows = torch.tensor(adjusted, device=logits.device)
-            logits[rows] = adjust(logits[rows], [requests[i] for i in adjusted])
-            greedy_tokens[rows] = ops.argmax(logits[rows])[1]
+            pending.adjusted = adjusted
+            pending.errors = {i: GRAMMAR_FAILED for i, grammar in grammars.items() if grammar.failed}
+            pending.allowed, best_tokens = self._adjust(logits, requests, adjusted, list(grammars), words)
+            tokens[torch.tensor(adjusted, device=logits.device)] = best_tokens
         drawn = [i for i, request in enumerate(requests) if not request.params.greedy]
         if drawn:
             rows = torch.tensor(drawn, device=logits.device)
             chosen = logits if len(drawn) == len(requests) else logits[rows]
-            greedy_tokens[rows] = draw(chosen, [requests[i] for i in drawn])
+            tokens[rows] = draw(chosen, [requests[i] for i in drawn])
 
-        tokens: list[int] = greedy_tokens.tolist()
-        output = SamplerOutput(tokens, errors=dict.fromkeys(failed, NUMERICAL_ERROR))
         if raw is not None:
+            pending.scored = wanted
             nums = [requests[i].params.logprobs or 0 for i in wanted]
-            entries = gather_logprobs(raw, [tokens[i] for i in wanted], nums)
-            output.logprobs = dict(zip(wanted, entries, strict=True))
-        return output
+            pending.scores = score(raw, tokens[wanted], nums)
+        return pending
+
+    def _adjust(
+        self,
+        logits: Tensor,
+        requests: Sequence[Request],
+        adjusted: list[int],
+        masked: list[int],
+        words: Words | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Masks and adjusts rows of the logits in place.
+
+        Args:
+            logits: `[R, vocab]`.
+            requests: The R requests.
+            adjusted: The rows that change in any way.
+            masked: Those of them that follow grammars.
+            words: The masks of the latter.
+
+        Returns:
+            The best logit and its token, for the adjusted rows.
+        """
+        if words is not None:
+            forbid(logits, words, masked)
+        others = [i for i in adjusted if requests[i].adjusts_otherwise]
+        if others:
+            rows = torch.tensor(others, device=logits.device)
+            logits[rows] = adjust(logits[rows], [requests[i] for i in others])
+        if len(adjusted) == len(requests):
+            return ops.argmax(logits)
+        return ops.argmax(logits[torch.tensor(adjusted, device=logits.device)])
 
 
 def adjust(logits: Tensor, requests: Sequence[Request]) -> Tensor:
@@ -126,6 +267,10 @@ def _penalize(row: Tensor, request: Request) -> None:
 def draw(logits: Tensor, requests: Sequence[Request]) -> Tensor:
     """Draws one token per row from the tempered, filtered distribution.
 
+    On a CPU one number of noise per row is looked up in the sum of the probabilities, which costs least
+    there; on a GPU there is a number for each token (`ops.sample`), which needs neither sums in order nor a
+    sort. So a seed gives the same tokens again on the same type of device, and others on another.
+
     Args:
         logits: `[R, vocab]`; overwritten.
 
@@ -133,6 +278,8 @@ def draw(logits: Tensor, requests: Sequence[Request]) -> Tensor:
         int64 `[R]`.
     """
     device = logits.device
+    if device.type == "cuda":
+        return draw_by_race(logits, requests)
     params = [request.params for request in requests]
     # The best token at 0, the others below: no temperature, however small, can overflow.
     logits -= logits.amax(dim=-1, keepdim=True)
@@ -150,6 +297,32 @@ def draw(logits: Tensor, requests: Sequence[Request]) -> Tensor:
         probs[rows] = torch.where(kept >= threshold[:, None], kept, 0.0)
     seeds, positions = [r.seed for r in requests], [r.num_tokens for r in requests]
     return inverse_cdf(probs, torch.from_numpy(noise.uniform(seeds, positions)).to(device))
+
+
+def draw_by_race(logits: Tensor, requests: Sequence[Request]) -> Tensor:
+    """Draws one token per row by `ops.sample`, without waiting for the device.
+
+    Args:
+        logits: fp32 `[R, vocab]`.
+
+    Returns:
+        int64 `[R]`.
+    """
+    params = [request.params for request in requests]
+    floats = torch.tensor(
+        [[p.temperature for p in params], [p.top_p for p in params], [p.min_p for p in params]],
+        dtype=torch.float32,
+    )
+    # torch has no unsigned 64-bit arithmetic: a seed's upper half are negative numbers.
+    seeds = [(r.seed + (1 << 63)) % (1 << 64) - (1 << 63) for r in requests]
+    integers = torch.tensor(
+        [seeds, [r.num_tokens for r in requests], [min(p.top_k, logits.shape[1]) for p in params]]
+    )
+    if logits.is_cuda:  # from pinned memory, a copy needs no wait
+        floats, integers = floats.pin_memory(), integers.pin_memory()
+    temperature, top_p, min_p = floats.to(logits.device, non_blocking=True)
+    seed, position, top_k = integers.to(logits.device, non_blocking=True)
+    return ops.sample(logits, temperature, top_k.int(), top_p, min_p, seed, position)
 
 
 def thresholds(probs: Tensor, top_k: list[int], top_p: list[float], min_p: list[float]) -> Tensor:
@@ -239,18 +412,22 @@ def gather_logprobs(logits: Tensor, tokens: Sequence[int], nums: Sequence[int]) 
         tokens: One token per row, listed first.
         nums: How many of the most likely tokens follow, per row.
     """
+    return score(logits, torch.tensor(list(tokens), device=logits.device), nums).entries()
+
+
+def score(logits: Tensor, tokens: Tensor, nums: Sequence[int]) -> PendingScores:
+    """As `gather_logprobs`, for tokens on the device, without waiting for the result.
+
+    Args:
+        logits: `[R, vocab]`, raw.
+        tokens: int64 `[R]`.
+        nums: How many of the most likely tokens are wanted besides, per row.
+    """
     logprobs = torch.log_softmax(logits.float(), dim=-1)
-    chosen = torch.tensor(list(tokens), device=logits.device)[:, None]
-    own = logprobs.gather(1, chosen)
-    ranks: list[int] = (logprobs > own).sum(dim=-1).add(1).tolist()
-    own_values: list[float] = own[:, 0].tolist()
-    best = logprobs.topk(min(max(nums), logits.shape[1]), dim=-1) if max(nums, default=0) else None
-    values: list[list[float]] = best.values.tolist() if best else []
-    indices: list[list[int]] = best.indices.tolist() if best else []
-    entries: list[RawLogprobs] = []
-    for i, num in enumerate(nums):
-        entry: RawLogprobs = [(tokens[i], own_values[i], ranks[i])]
-        if num:
-            entry += zip(indices[i][:num], values[i][:num], range(1, num + 1), strict=False)
-        entries.append(entry)
-    return entries
+    own = logprobs.gather(1, tokens[:, None])
+    ranks = (logprobs > own).sum(dim=-1).add(1)
+    scores = PendingScores(tokens, own[:, 0], ranks, nums)
+    if max(nums, default=0):
+        best = logprobs.topk(min(max(nums), logits.shape[1]), dim=-1)
+        scores.values, scores.indices = best.values, best.indices
+    return scores

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from ..errors import InvalidRequest
 from ..models.pooling import PoolingMode
+from .structured_params import StructuredOutputsParams
 
 MAX_CHOICES = 128
 MAX_STOP_STRINGS = 16
@@ -76,6 +77,7 @@ class SamplingParams:
         logprobs: Return the log-probability of each token and of this many most likely ones.
         prompt_logprobs: The same for the tokens of the prompt.
         skip_special_tokens: Whether the text leaves special tokens out.
+        structured_outputs: A form that the output must have.
         pooling: Make one vector of the prompt's last hidden states, and sample nothing; needs
             `max_tokens=0`.
     """
@@ -100,6 +102,7 @@ class SamplingParams:
     logprobs: int | None = None
     prompt_logprobs: int | None = None
     skip_special_tokens: bool = True
+    structured_outputs: StructuredOutputsParams | None = None
     pooling: PoolingMode | None = None
 
     def __post_init__(self) -> None:
@@ -127,12 +130,28 @@ class SamplingParams:
             _number("logit_bias", bias, -100.0, 100.0)
         if self.allowed_token_ids is not None and not self.allowed_token_ids:
             raise InvalidRequest("allowed_token_ids must not be empty", param="allowed_token_ids")
+        if self.structured_outputs is not None:
+            self._check_structured_outputs()
+
+    def _check_structured_outputs(self) -> None:
+        if not isinstance(self.structured_outputs, StructuredOutputsParams):
+            raise InvalidRequest(
+                f"structured_outputs must be StructuredOutputsParams, got {_shown(self.structured_outputs)}",
+                param="structured_outputs",
+            )
+        if self.ignore_eos:
+            raise InvalidRequest(
+                "ignore_eos and structured_outputs exclude each other: a complete output is ended by EOS",
+                param="ignore_eos",
+            )
 
     def _check_lengths(self) -> None:
         if self.max_tokens is not None:
             _integer("max_tokens", self.max_tokens, 0, (1 << 31) - 1)
-        if self.pooling is not None and (self.max_tokens, self.n) != (0, 1):
-            raise InvalidRequest("pooling needs max_tokens=0 and n=1", param="pooling")
+        if self.pooling is not None and (self.max_tokens, self.n, self.structured_outputs) != (0, 1, None):
+            raise InvalidRequest(
+                "pooling needs max_tokens=0 and n=1, and has no structured outputs", param="pooling"
+            )
         if self.max_tokens == 0 and self.prompt_logprobs is None and self.pooling is None:
             raise InvalidRequest("max_tokens must be at least 1, got 0", param="max_tokens")
         _integer("min_tokens", self.min_tokens, 0, (1 << 31) - 1)

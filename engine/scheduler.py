@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from ..errors import Overloaded
+from ..errors import GrammarFailed, Overloaded
 from .block_manager import BlockManager
+from .in_flight import StepsInFlight, drop_placeholders
 from .outputs import FinishReason
 from .request import FinishedRequest, Request, RequestStatus
 from .waiting_queue import WaitingQueue
@@ -24,7 +25,7 @@ class ScheduledChunk(NamedTuple):
 
     Attributes:
         samples: Whether the chunk reaches the request's last known token, so that the next token
-            is sampled from it.
+            is sampled from it. A request that is pooled never samples.
     """
 
     request: Request
@@ -40,8 +41,7 @@ class SchedulerOutput:
     Attributes:
         chunks: One per running request that takes part.
         num_tokens: Tokens of all chunks.
-        released: Requests that hold no blocks any more since the last step (finished, aborted or
-            preempted); the runner drops what it keeps for them.
+        released: Requests that run no more (ended or preempted); the runner drops what it keeps for them.
     """
 
     chunks: list[ScheduledChunk]
@@ -110,6 +110,10 @@ class Scheduler:
     for growth: 2^k blocks for each running request after its k-th preemption, and from
     `RESERVE_ALL_AFTER` on for everything that the running requests may still generate.
 
+    A step is `schedule`, then `update` with its result. Or, where the next step is scheduled while this one
+    runs: `schedule`, `advance`, and `update` once the result is in, after at most one more `schedule` and
+    `advance`; `in_flight` says what holds then. The tokens of every request are the same either way.
+
     Args:
         block_manager: Owns the cache blocks.
         max_num_seqs: Requests running at once.
@@ -135,6 +139,7 @@ class Scheduler:
         self.requests: dict[str, Request] = {}
         self.waiting = WaitingQueue()
         self.running: list[Request] = []
+        self.in_flight = StepsInFlight(block_manager)
         self.num_preemptions = 0
         self._released: list[str] = []
         self._finished: list[FinishedRequest] = []
@@ -143,6 +148,11 @@ class Scheduler:
     def has_unfinished(self) -> bool:
         """Whether any request waits or runs."""
         return bool(self.requests)
+
+    @property
+    def has_schedulable(self) -> bool:
+        """Whether any request could run: those whose grammars are being compiled cannot."""
+        return len(self.requests) > self.waiting.num_held
 
     def add(self, request: Request) -> None:
         """Queues a request. Raises `Overloaded` if the queue is full.
@@ -178,12 +188,18 @@ class Scheduler:
         block_size = self.block_manager.block_size
         for request in self._running_in_order():
             start = request.num_computed_tokens
+            if request.num_pending_tokens and len(request.token_ids) >= request.max_num_tokens:
+                continue  # the token that is being sampled is its last
+            if len(request.token_ids) == start:
+                continue  # all of its prompt is being pooled
             if len(request.token_ids) - start > 1:
                 behind.append(request)
             elif budget and (
                 start < len(request.block_ids) * block_size or self._make_room(request, start + 1, chunks)
             ):
-                chunks[request.request_id] = ScheduledChunk(request, start, start + 1, True)
+                chunks[request.request_id] = ScheduledChunk(
+                    request, start, start + 1, request.params.pooling is None
+                )
                 budget -= 1
         for request in behind:
             # A preemption since may have taken this one, or freed the budget of a scheduled one.
@@ -197,23 +213,31 @@ class Scheduler:
         released, self._released = self._released, []
         return SchedulerOutput(list(chunks.values()), _num_tokens(chunks), released)
 
+    def advance(self, scheduled: SchedulerOutput) -> None:
+        """The runner has the step; `schedule` may go on before its result is in."""
+        self.in_flight.advance(scheduled)
+
     def update(self, scheduled: SchedulerOutput, output: ModelRunnerOutput) -> list[TokenDelta]:
         """Takes a step's results in: tokens are appended, full blocks published, stops applied."""
         now = self.clock()
         deltas: list[TokenDelta] = []
         publish = self.block_manager.publish
         block_size = self.block_manager.block_size
+        was_in_flight = self.in_flight.complete(scheduled)
         for i, (request, start, end, _samples) in enumerate(scheduled.chunks):
-            if request.status is not RequestStatus.RUNNING:
-                continue  # aborted while the step ran
+            is_running = request.status is RequestStatus.RUNNING
+            if not is_running and (request.is_finished or not was_in_flight):
+                continue  # it ended while the step ran
             error = output.errors.get(i)
             if error is not None:
                 # Nothing of a failed step is published: the cache never holds what it computed.
                 deltas.append(self._end(request, TokenDelta(request.request_id, [], 0, error=error), "error"))
                 continue
-            request.num_computed_tokens = end
-            if end // block_size != start // block_size:
-                publish(request, start)
+            if is_running:  # and not preempted while the step ran
+                if not was_in_flight:
+                    request.num_computed_tokens = end
+                if end // block_size != start // block_size:
+                    publish(request, start, end)
             scores = output.prompt_logprobs.get(i, ())
             request.num_scored_tokens += len(scores)
             token = output.sampled[i]
@@ -234,22 +258,43 @@ class Scheduler:
                 delta.prompt_logprobs = scores
             if i in output.logprobs:
                 delta.logprobs = (output.logprobs[i],)
-            deltas.append(self._append(request, token, delta))
+            deltas.append(self._append(request, end, token, delta))
         return deltas
 
-    def _append(self, request: Request, token: int, delta: TokenDelta) -> TokenDelta:
-        """Appends a sampled token and ends the request if it was the last one."""
+    def _append(self, request: Request, position: int, token: int, delta: TokenDelta) -> TokenDelta:
+        """Notes a sampled token at its position, and those forced behind it; ends the request if it was the
+        last one."""
         if request.num_prompt_tokens >= request.max_num_tokens:
             # Only the prompt was to be scored.
             delta.token_ids, delta.logprobs = [], ()
             return self._end(request, delta, "length")
-        request.token_ids.append(token)
-        if token in request.stop_token_ids and request.num_output_tokens > request.params.min_tokens:
-            delta.stop_token = token
-            return self._end(request, delta, "stop")
-        if len(request.token_ids) >= request.max_num_tokens:
-            return self._end(request, delta, "length")
+        if self._take(request, position, token, delta) or request.grammar is None:
+            return delta
+        # What the grammar forces is computed in the next step: the request has fallen behind by so much.
+        while request.jumps_ahead and (forced := request.grammar.forced()):
+            for token in forced:
+                delta.token_ids.append(token)
+                if self._take(request, request.num_tokens, token, delta):
+                    return delta
         return delta
+
+    def _take(self, request: Request, position: int, token: int, delta: TokenDelta) -> bool:
+        """Notes a token that stands in the delta; returns whether the request has ended with it."""
+        if request.num_pending_tokens:
+            request.token_ids[position] = token
+            request.num_pending_tokens -= 1
+        else:
+            request.token_ids.append(token)
+        num_outputs = position + 1 - request.num_prompt_tokens
+        if token in request.stop_token_ids and num_outputs > request.params.min_tokens:
+            delta.stop_token = token
+            self._end(request, delta, "stop")
+        elif position + 1 >= request.max_num_tokens:
+            self._end(request, delta, "length")
+        elif request.grammar is not None and not request.grammar.advance(token):
+            delta.token_ids, delta.error = [], GrammarFailed.default_code
+            self._end(request, delta, "error")
+        return request.is_finished
 
     def _end(self, request: Request, delta: TokenDelta, reason: FinishReason) -> TokenDelta:
         self._finish(request, reason)
@@ -260,8 +305,10 @@ class Scheduler:
         """Ends a request: out of every queue, no blocks, its followers may go."""
         if request.status is RequestStatus.RUNNING:
             self._stop_running(request)
+            self.in_flight.free(request)
         else:
             self.waiting.remove(request)
+        drop_placeholders(request)
         request.status = RequestStatus.FINISHED
         request.finished_time = self.clock()
         self._finished.append(FinishedRequest.of(request, reason))
@@ -272,7 +319,6 @@ class Scheduler:
         position = bisect.bisect_left(self.running, request.rank, key=_rank)
         assert self.running[position] is request
         del self.running[position]
-        self.block_manager.free(request)
         self._released.append(request.request_id)
 
     def _running_in_order(self) -> Iterator[Request]:
@@ -284,8 +330,10 @@ class Scheduler:
             i += 1
 
     def _make_room(self, request: Request, num_tokens: int, chunks: dict[str, ScheduledChunk]) -> bool:
-        """Grows a running request's table, preempting from the tail; False if it fell victim itself."""
+        """Grows a running request's table, preempting from the tail; False if it cannot run now."""
         while not self.block_manager.grow(request, num_tokens):
+            if self.in_flight.will_free_blocks:
+                return False  # a step later there is room, and nobody has to recompute anything
             victim = self.running[-1]
             self._preempt(victim)
             chunks.pop(victim.request_id, None)
@@ -296,6 +344,7 @@ class Scheduler:
     def _preempt(self, request: Request) -> None:
         """Takes a running request's blocks; it will recompute its tokens when it runs again."""
         self._stop_running(request)
+        self.block_manager.free(request)
         request.status = RequestStatus.WAITING
         request.num_computed_tokens = 0
         request.num_preemptions += 1
@@ -366,7 +415,9 @@ class Scheduler:
         assert len(self.running) + len(self.waiting) == len(self.requests), "a request is lost"
         for request in self.requests.values():
             assert (request.status is RequestStatus.RUNNING) == bool(request.block_ids), request
-            assert request.num_computed_tokens < request.num_tokens, request
+            is_pooled = request.params.pooling is not None and bool(self.in_flight)
+            assert request.num_computed_tokens < request.num_tokens + is_pooled, request
+            self.in_flight.check_integrity(request)
 
 
 def _rank(request: Request) -> tuple[int, int]:
@@ -374,7 +425,8 @@ def _rank(request: Request) -> tuple[int, int]:
 
 
 def _chunk(request: Request, end: int) -> ScheduledChunk:
-    return ScheduledChunk(request, request.num_computed_tokens, end, end == request.num_tokens)
+    samples = end == len(request.token_ids) and request.params.pooling is None
+    return ScheduledChunk(request, request.num_computed_tokens, end, samples)
 
 
 def _num_tokens(chunks: dict[str, ScheduledChunk]) -> int:

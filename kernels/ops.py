@@ -15,6 +15,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import sys
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any, Generic, ParamSpec, TypeVar
@@ -23,6 +24,7 @@ import torch
 
 from ..errors import QuireError
 from . import reference
+from .triton.support import MAX_GROUP
 
 logger = logging.getLogger(__name__)
 
@@ -58,8 +60,10 @@ class KernelUnavailable(QuireError):
 class Op(Generic[P, R]):
     """One op: calls are sent to the implementation chosen for the arguments' device and kind."""
 
-    def __init__(self, function: Callable[P, R]) -> None:
+    def __init__(self, function: Callable[P, R], kind: Callable[P, Hashable] | None = None) -> None:
+        """`kind` gives what else of the arguments decides whether a cell's predicate accepts them."""
         self.reference = function
+        self.kind = kind
         self.name = function.__name__
         self.__doc__ = function.__doc__
         self._chosen: dict[Hashable, Callable[P, R]] = {}
@@ -69,7 +73,8 @@ class Op(Generic[P, R]):
         second: Any = args[1] if len(args) > 1 else None
         third: Any = args[2] if len(args) > 2 else None
         dtype = third if isinstance(third, torch.dtype) else None  # of an embedding
-        key = (first.device.type, first.dtype, first.shape[-1], getattr(second, "format", None), dtype)
+        kind = self.kind(*args, **kwargs) if self.kind is not None else None
+        key = (first.device.type, first.dtype, first.shape[-1], getattr(second, "format", None), dtype, kind)
         chosen = self._chosen.get(key)
         if chosen is None:
             chosen = self._chosen[key] = self._choose(first.device.type, args, kwargs)
@@ -145,6 +150,19 @@ def load_cell(cell: Cell, op: str) -> tuple[Callable[..., Any] | None, str | Non
     return getattr(module, op), None
 
 
+def repacker(function: Callable[..., Any], format: str) -> Callable[..., Any] | None:
+    """The function that brings a weight into the form that an implementation of an op reads.
+
+    The module of an implementation of `linear` or `embedding` may say in `PACKED_FORMATS` which formats it
+    repacks, and define `prepare(weight, *, release)`, which does it.
+
+    Returns:
+        That function, or None if the implementation reads weights of this format as they are.
+    """
+    module = sys.modules[function.__module__]
+    return module.prepare if format in getattr(module, "PACKED_FORMATS", ()) else None
+
+
 def resolved_table(device: str) -> dict[str, str]:
     """For `quire doctor`: for each op, the columns in the order they are tried on a device."""
     rows: dict[str, str] = {}
@@ -167,10 +185,22 @@ def reset() -> None:
         op.forget()
 
 
+def _attention_kind(
+    q: torch.Tensor,
+    kv_cache: torch.Tensor,
+    meta: Any,
+    scale: float,
+    window: int = 0,
+    softcap: float = 0.0,
+    sinks: torch.Tensor | None = None,
+) -> Hashable:
+    return q.shape[1], kv_cache.dtype, kv_cache.shape[2], window > 0, softcap > 0, sinks is not None
+
+
 rms_norm = Op(reference.rms_norm)
 add_rms_norm = Op(reference.add_rms_norm)
 rope_and_cache_write = Op(reference.rope_and_cache_write)
-paged_attention = Op(reference.paged_attention)
+paged_attention = Op(reference.paged_attention, _attention_kind)
 linear = Op(reference.linear)
 quantize_weight = Op(reference.quantize_weight)
 embedding = Op(reference.embedding)
@@ -178,6 +208,7 @@ silu_and_mul = Op(reference.silu_and_mul)
 gelu_and_mul = Op(reference.gelu_and_mul)
 moe = Op(reference.moe)
 argmax = Op(reference.argmax)
+sample = Op(reference.sample)
 
 OPS: tuple[Op[..., Any], ...] = (
     rms_norm,
@@ -191,6 +222,7 @@ OPS: tuple[Op[..., Any], ...] = (
     gelu_and_mul,
     moe,
     argmax,
+    sample,
 )
 
 
@@ -212,7 +244,46 @@ def _float32_rows(x: torch.Tensor) -> str | None:
     return None if x.dtype == torch.float32 and x.dim() == 2 else f"no kernel for {x.dim()}-d {x.dtype}"
 
 
+def _unpacked(_ids: torch.Tensor, weight: Any, _dtype: torch.dtype) -> str | None:
+    if weight.data.numel() or hasattr(weight.packed, "rows_as"):
+        return None
+    return "only another kernel's packed form of the matrix is there"
+
+
+def _experts(
+    x: torch.Tensor, router_logits: torch.Tensor, gate_up: torch.Tensor, *_: Any, **__: Any
+) -> str | None:
+    if x.dtype != gate_up.dtype:
+        return f"no kernel for {x.dtype} with experts of {gate_up.dtype}"
+    return None if router_logits.shape[1] <= 1024 else "no kernel for more than 1024 experts"
+
+
+TRITON_GROUP = 32
+"""Columns that Triton's linear kernels multiply at once, which must share a scale."""
+
+
+def _gpu_linear(x: torch.Tensor, weight: Any, *_args: Any, **_kwargs: Any) -> str | None:
+    if x.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        return f"no {x.dtype} kernel"
+    if weight.group_size < weight.in_features and weight.group_size % TRITON_GROUP:
+        return f"groups of {weight.group_size} columns, which are no multiple of {TRITON_GROUP}"
+    return None
+
+
 CPP = Cell("cpu", "cpp", "cpu", _float_dtype)
+
+
+def _pages(q: torch.Tensor, kv_cache: torch.Tensor, *_args: Any, **_kwargs: Any) -> str | None:
+    group = q.shape[1] // kv_cache.shape[2]
+    if kv_cache.dtype == torch.int8 and q.shape[2] % 4:
+        return f"no kernel for int8 heads of {q.shape[2]} channels"
+    return f"no kernel for {group} heads for each KV head" if group > MAX_GROUP else None
+
+
+def _xformers(*args: Any, **kwargs: Any) -> str | None:
+    from .xformers_attention import accepts
+
+    return accepts(*args, **kwargs)
 
 
 def _triton(module: str, accepts: Predicate | None = None) -> Cell:
@@ -223,13 +294,18 @@ def _triton(module: str, accepts: Predicate | None = None) -> Cell:
 TABLE: dict[str, tuple[Cell, ...]] = {
     "rms_norm": (CPP, _triton("rms_norm")),
     "add_rms_norm": (CPP, _triton("rms_norm")),
-    "rope_and_cache_write": (CPP,),
-    "paged_attention": (CPP,),
-    "linear": (Cell("cpu", "cpp", "cpu", _packable_weight),),
+    "rope_and_cache_write": (CPP, _triton("rope_and_cache_write")),
+    "paged_attention": (
+        CPP,
+        _triton("paged_attention", _pages),
+        Cell("cuda", "xformers", "xformers_attention", _xformers),
+    ),
+    "linear": (Cell("cpu", "cpp", "cpu", _packable_weight), _triton("linear", _gpu_linear)),
     "quantize_weight": (CPP,),
-    "embedding": (Cell("cpu", "cpp", "cpu", _embeds),),
-    "silu_and_mul": (CPP,),
-    "gelu_and_mul": (CPP,),
-    "moe": (),
-    "argmax": (Cell("cpu", "cpp", "cpu", _float32_rows),),
+    "embedding": (Cell("cpu", "cpp", "cpu", _embeds), _triton("embedding", _unpacked)),
+    "silu_and_mul": (CPP, _triton("gates")),
+    "gelu_and_mul": (CPP, _triton("gates")),
+    "moe": (_triton("moe", _experts),),
+    "argmax": (Cell("cpu", "cpp", "cpu", _float32_rows), _triton("argmax", _float32_rows)),
+    "sample": (_triton("sampling"),),
 }

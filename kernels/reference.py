@@ -11,7 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .philox import exponential, token_words
 from .types import CACHE_SCALE_BYTES, AttentionMetadata, LinearWeight, WeightFormat
+
+MIN_TEMPERATURE = 1e-6
+"""Below it, all but the best token have probability 0 in fp32 anyway."""
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -46,8 +50,12 @@ def to_cache(x: Tensor, dtype: torch.dtype) -> Tensor:
     """Heads `[..., head_size]` as a KV cache of a dtype holds them.
 
     An int8 cache rounds each head by itself (`quantize_rows`) and keeps its scale, an fp32, in the four
-    bytes behind it: its rows have `head_size + 4` elements.
+    bytes behind it: its rows have `head_size + 4` elements. A float8_e4m3fn cache has no scales: what lies
+    beyond its range, which ends at 448, becomes its end.
     """
+    if dtype == torch.float8_e4m3fn:
+        largest = torch.finfo(dtype).max
+        return x.float().clamp(-largest, largest).to(dtype)
     if dtype != torch.int8:
         return x.to(dtype)
     q, scale = quantize_rows(x)
@@ -162,7 +170,7 @@ def dequantize(weight: LinearWeight) -> Tensor:
         return weight.packed.unpack()
     if weight.scales is None:
         return weight.data
-    n, k = weight.out_features, weight.in_features
+    k = weight.in_features
     q, zero = weight.data, 0.0
     if weight.format == "int4":
         q = torch.stack((weight.data & 15, weight.data >> 4), -1).flatten(1)[:, :k]
@@ -171,7 +179,7 @@ def dequantize(weight: LinearWeight) -> Tensor:
     values = (q.float() - zeros) * _per_column(weight.scales, weight)
     if weight.order is None:
         return values
-    return torch.empty(n, k).index_copy_(1, weight.order.long(), values)
+    return torch.empty_like(values).index_copy_(1, weight.order.long(), values)
 
 
 def _per_column(values: Tensor, weight: LinearWeight) -> Tensor:
@@ -257,6 +265,8 @@ def linear(x: Tensor, weight: LinearWeight, bias: Tensor | None = None, out: Ten
 
 def embedding(ids: Tensor, weight: LinearWeight, dtype: torch.dtype) -> Tensor:
     """Rows `ids` of W as `[len(ids), K]` in a dtype; the matrix may also be an output projection's."""
+    if weight.data.numel() == 0 and weight.packed is not None:
+        return weight.packed.rows_as(ids, dtype)
     return dequantize(weight)[ids].to(dtype)
 
 
@@ -307,3 +317,47 @@ def argmax(logits: Tensor) -> tuple[Tensor, Tensor]:
     """
     values, indices = logits.max(dim=-1)
     return values, indices
+
+
+def sample(
+    logits: Tensor,
+    temperature: Tensor,
+    top_k: Tensor,
+    top_p: Tensor,
+    min_p: Tensor,
+    seeds: Tensor,
+    positions: Tensor,
+) -> Tensor:
+    """Draws a token of each row by Gumbel-max, with noise that seed, position and token alone decide.
+
+    In this order: temperature; the `top_k` most likely tokens; of these the fewest, from the most likely
+    down, whose probabilities sum up to `top_p` of theirs; of these all with `min_p` of the probability of
+    the most likely one. Tokens that tie with the least likely token kept are kept too. A row with a NaN gets
+    any token.
+
+    Args:
+        logits: fp32 `[R, vocab]`.
+        temperature: fp32 `[R]`; 0 is greedy, the first of equals.
+        top_k: int32 `[R]`; 0 for all.
+        top_p: fp32 `[R]`; 1 for all.
+        min_p: fp32 `[R]`; 0 for all.
+        seeds: int64 `[R]`, any bits.
+        positions: int64 `[R]`.
+
+    Returns:
+        int64 `[R]`.
+    """
+    vocab = logits.shape[1]
+    best, greedy = argmax(logits)
+    weights = torch.exp((logits - best[:, None]) / temperature.clamp(min=MIN_TEMPERATURE)[:, None])
+    ordered = weights.sort(-1, descending=True).values
+    k = torch.where((top_k > 0) & (top_k < vocab), top_k, vocab).long()[:, None]
+    inside = torch.arange(vocab, device=logits.device) < k
+    sums = torch.where(inside, ordered, 0.0).double().cumsum(-1)
+    count = (sums < top_p.double()[:, None] * sums[:, -1:]).sum(-1, keepdim=True)
+    last = torch.where(top_p[:, None] < 1.0, count.minimum(k - 1), k - 1)
+    threshold = torch.maximum(ordered.gather(1, last), min_p[:, None])
+    noise = exponential(token_words(seeds, positions, vocab))
+    # The largest of log(w) - log(e), as -log(e) is Gumbel noise.
+    race = torch.where(weights >= threshold, weights / noise, -1.0)
+    return torch.where(temperature > 0.0, argmax(race)[1], greedy)

@@ -8,7 +8,7 @@ for chat templates: https://huggingface.co/docs/transformers/chat_templating_wri
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn, cast
@@ -75,6 +75,16 @@ class ChatTemplate:
     def __bool__(self) -> bool:
         """Whether the model has a template at all."""
         return bool(self._templates)
+
+    def variables(self, *, with_tools: bool = False) -> Set[str]:
+        """What a rendering, of a conversation with tools or without, looks at besides its own variables."""
+        return self._names[self._choose(with_tools=with_tools)]
+
+    def replaced(self, source: str) -> ChatTemplate:
+        """Another template with this one's variables. Raises `ModelError` if it is not valid Jinja."""
+        if len(source.encode()) > MAX_TEMPLATE_BYTES:
+            raise ModelError(f"The chat template is larger than {MAX_TEMPLATE_BYTES} bytes.")
+        return ChatTemplate({"default": source}, self._variables)
 
     def render(
         self,

@@ -33,8 +33,22 @@ _DTYPES = ("float32", "float16", "bfloat16")
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "LlamaForCausalLM": {"max_position_embeddings": 2048},
     "MistralForCausalLM": {"num_key_value_heads": 8, "max_position_embeddings": 131072},
+    "MixtralForCausalLM": {
+        "num_key_value_heads": 8,
+        "max_position_embeddings": 131072,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 1e6,
+        "num_local_experts": 8,
+        "num_experts_per_tok": 2,
+    },
     "Qwen2ForCausalLM": {"num_key_value_heads": 32, "max_position_embeddings": 32768},
     "Qwen3ForCausalLM": {"num_key_value_heads": 32, "max_position_embeddings": 32768, "head_dim": 128},
+    "Qwen3MoeForCausalLM": {
+        "num_key_value_heads": 4,
+        "max_position_embeddings": 32768,
+        "num_experts_per_tok": 8,
+        "moe_intermediate_size": 768,
+    },
 }
 
 
@@ -104,6 +118,11 @@ class ModelConfig:
         mlp_bias: Whether the MLP's projections have biases.
         hidden_act: Activation of the MLP's gate.
         qk_norm: Whether each head of q and k is normalised (Qwen3).
+        num_experts: Experts of a mixture; 0 in dense models.
+        num_experts_per_token: How many of them the router chooses.
+        moe_intermediate_size: Width of one expert.
+        renormalize_experts: Whether the chosen experts' weights are rescaled to sum to one.
+        dense_layers: Layers of a mixture that have one MLP of `intermediate_size` instead.
         dtype: The checkpoint's dtype: float32, float16 or bfloat16.
         eos_token_ids: Tokens that end a text, those of generation_config.json first.
         bos_token_id: Token that begins a text, or None.
@@ -128,6 +147,11 @@ class ModelConfig:
     mlp_bias: bool = False
     hidden_act: Activation = "silu"
     qk_norm: bool = False
+    num_experts: int = 0
+    num_experts_per_token: int = 0
+    moe_intermediate_size: int = 0
+    renormalize_experts: bool = True
+    dense_layers: frozenset[int] = frozenset()
     dtype: str = "float32"
     eos_token_ids: tuple[int, ...] = ()
     bos_token_id: int | None = None
@@ -206,7 +230,8 @@ def _parse(config: Fields, generation: Fields) -> ModelConfig:
         attention_bias=config.boolean("attention_bias"),
         mlp_bias=config.boolean("mlp_bias"),
         hidden_act=_ACTIVATIONS[activation],
-        qk_norm=architecture == "Qwen3ForCausalLM",
+        qk_norm=architecture in ("Qwen3ForCausalLM", "Qwen3MoeForCausalLM"),
+        **_experts(config, architecture, num_layers),
         dtype=_dtype(config),
         eos_token_ids=tuple(dict.fromkeys(token for token in eos if 0 <= token < vocab_size)),
         bos_token_id=bos[0] if bos and 0 <= bos[0] < vocab_size else None,
@@ -298,6 +323,10 @@ def _sliding_window(config: Fields, architecture: str, num_layers: int) -> tuple
     # Where windows are in use, an absent length means 4096 (Mistral 7B v0.1) and null means no window.
     unset = "sliding_window" in config.values and not config.has("sliding_window")
     window = 0 if unset else config.integer("sliding_window", 4096, high=1 << 31)
+    if architecture == "MixtralForCausalLM":
+        return (window if config.has("sliding_window") else 0,) * num_layers
+    if architecture == "Qwen3MoeForCausalLM":
+        return (window if config.boolean("use_sliding_window") else 0,) * num_layers
     if architecture == "MistralForCausalLM":
         return (window,) * num_layers
     if architecture not in ("Qwen2ForCausalLM", "Qwen3ForCausalLM"):
@@ -313,6 +342,33 @@ def _sliding_window(config: Fields, architecture: str, num_layers: int) -> tuple
     if "sliding_attention" in kinds and not window:
         raise config.error("sliding_window", "given, because layer_types asks for sliding_attention")
     return tuple(window if kind == "sliding_attention" else 0 for kind in kinds)
+
+
+def _experts(config: Fields, architecture: str, num_layers: int) -> dict[str, Any]:
+    """The fields of a mixture of experts; none for dense architectures."""
+    if architecture not in ("MixtralForCausalLM", "Qwen3MoeForCausalLM"):
+        return {}
+    is_mixtral = architecture == "MixtralForCausalLM"
+    # transformers 5 writes Mixtral's name for both.
+    name = "num_local_experts" if config.has("num_local_experts") else "num_experts"
+    num_experts = config.integer(name, 128, high=1024)
+    top_k = config.integer("num_experts_per_tok", high=1024)
+    if top_k > num_experts:
+        raise config.error("num_experts_per_tok", f"at most {name} ({num_experts})")
+    if read_quantization(config) is not None:
+        raise ModelError(f"{config.source}: experts of integers (quantization_config) are not supported.")
+    if config.string("hidden_act", "silu") not in ("silu", "swish"):
+        raise config.error("hidden_act", "silu, as for every mixture of experts")
+    fields: dict[str, Any] = {"num_experts": num_experts, "num_experts_per_token": top_k}
+    if is_mixtral:
+        return fields | {"moe_intermediate_size": config.integer("intermediate_size")}
+    step = config.integer("decoder_sparse_step", 1, high=1 << 31)
+    named = {int(layer) for layer in config.integers("mlp_only_layers")}
+    return fields | {
+        "moe_intermediate_size": config.integer("moe_intermediate_size"),
+        "renormalize_experts": config.boolean("norm_topk_prob"),
+        "dense_layers": frozenset(i for i in range(num_layers) if i in named or (i + 1) % step),
+    }
 
 
 def _generation_defaults(generation: Fields) -> GenerationDefaults:

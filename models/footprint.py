@@ -14,9 +14,16 @@ from .sharding import SINGLE, shard_model
 
 SCALE_BYTES = 2
 
+GPU_COLUMNS = 128
+"""GPU kernels store columns of integer matrices in whole blocks of so many."""
+
 
 def weight_bytes(
-    config: ModelConfig, dtype: torch.dtype, options: WeightOptions, ranks: Ranks = SINGLE
+    config: ModelConfig,
+    dtype: torch.dtype,
+    options: WeightOptions,
+    device_type: str = "cpu",
+    ranks: Ranks = SINGLE,
 ) -> int:
     """Bytes of all weights, within a few percent: kernels pad matrices, and may add sums of rows.
 
@@ -24,6 +31,7 @@ def weight_bytes(
         config: The checkpoint's configuration.
         dtype: Of the model.
         options: The format of its matrices.
+        device_type: Where it runs, "cpu" or "cuda", which stores integer matrices in a form of its own.
         ranks: Those that share the model; what this one has is counted.
 
     Raises:
@@ -34,7 +42,7 @@ def weight_bytes(
         shard_model(skeleton, ranks, options)
     total = sum(tensor.numel() * dtype.itemsize for _, tensor in skeleton.vectors())
     for matrix in skeleton.matrices():
-        total += _matrix_bytes(matrix, config, dtype, options)
+        total += _matrix_bytes(matrix, config, dtype, options, device_type)
     return total
 
 
@@ -42,7 +50,7 @@ def rounding_of(matrix: Matrix, config: ModelConfig, options: WeightOptions) -> 
     """The integer format that a float matrix of a model shall be rounded to; None leaves it as it is."""
     if is_head(matrix, config):
         return options.head
-    return None if matrix.is_embedding else options.layers
+    return None if matrix.is_embedding or matrix.is_experts else options.layers
 
 
 def is_head(matrix: Matrix, config: ModelConfig) -> bool:
@@ -50,7 +58,9 @@ def is_head(matrix: Matrix, config: ModelConfig) -> bool:
     return LM_HEAD in matrix.parts or (matrix.is_embedding and config.tie_word_embeddings)
 
 
-def _matrix_bytes(matrix: Matrix, config: ModelConfig, dtype: torch.dtype, options: WeightOptions) -> int:
+def _matrix_bytes(
+    matrix: Matrix, config: ModelConfig, dtype: torch.dtype, options: WeightOptions, device_type: str
+) -> int:
     columns = matrix.owner.weight.in_features
     rounding = rounding_of(matrix, config, options)
     total = 0
@@ -64,5 +74,9 @@ def _matrix_bytes(matrix: Matrix, config: ModelConfig, dtype: torch.dtype, optio
             total += rows * columns * dtype.itemsize
             continue
         groups = -(-columns // group_size) if group_size else 1
-        total += rows * (-(-columns * bits // 8) + groups * SCALE_BYTES)
+        group_bytes, stored = SCALE_BYTES, columns
+        if device_type != "cpu":
+            stored += -columns % GPU_COLUMNS
+            group_bytes += 0 if rounding is not None or scheme is None or scheme.symmetric else 1
+        total += rows * (-(-stored * bits // 8) + groups * group_bytes)
     return total

@@ -34,11 +34,13 @@ class Matrix:
         owner: The layer whose `weight` the loader sets.
         parts: The checkpoint's name of each module, without `.weight`, and its rows, from the top down.
         is_embedding: Whether token ids select its rows, which stay as they are stored.
+        is_experts: Whether it is a stack of experts' matrices, which stay float and are never repacked.
     """
 
-    owner: Linear | Embedding
+    owner: Linear | Embedding | ExpertMatrices
     parts: dict[str, int]
     is_embedding: bool = False
+    is_experts: bool = False
 
 
 class Layer:
@@ -224,3 +226,58 @@ class GatedMLP(Layer):
         if self.hidden_act == "silu":
             return ops.silu_and_mul(gate_up)
         return ops.gelu_and_mul(gate_up, "tanh" if self.hidden_act == "gelu_tanh" else "none")
+
+
+class ExpertMatrices(Layer):
+    """The matrices of all experts of a layer, one upon the other; `SparseMoE` runs them.
+
+    Args:
+        in_features: Columns.
+        parts: The checkpoint's names of an expert's matrices, and how many rows each has.
+        num_experts: How many experts.
+        dtype: Of the weights.
+    """
+
+    def __init__(self, in_features: int, parts: dict[str, int], num_experts: int, dtype: torch.dtype) -> None:
+        self.weight = shape_only(num_experts * sum(parts.values()), in_features, dtype)
+        self.parts = parts
+        self.num_experts = num_experts
+
+    def stacked(self) -> Tensor:
+        """`[experts, rows, in_features]`."""
+        return self.weight.data.view(self.num_experts, -1, self.weight.in_features)
+
+    def matrices(self, prefix: str = "") -> Iterator[Matrix]:
+        stem = f"{_parent(prefix)}experts."
+        rows = {f"{stem}{e}.{name}": n for e in range(self.num_experts) for name, n in self.parts.items()}
+        yield Matrix(self, rows, is_experts=True)
+
+
+class SparseMoE(Layer):
+    """A mixture of gated experts (Mixtral, Jiang et al., 2024): a router chooses a few for each token.
+
+    Args:
+        config: The model's shape.
+        dtype: Of the weights.
+        names: The checkpoint's names of an expert's gate, up and down projections.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        dtype: torch.dtype,
+        names: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj"),
+    ) -> None:
+        size, num_experts = config.moe_intermediate_size, config.num_experts
+        gate, up, down = names
+        self.gate = Linear(config.hidden_size, num_experts, dtype)
+        self.gate_up = ExpertMatrices(config.hidden_size, {gate: size, up: size}, num_experts, dtype)
+        self.down = ExpertMatrices(size, {down: config.hidden_size}, num_experts, dtype)
+        self.top_k = config.num_experts_per_token
+        self.renormalize = config.renormalize_experts
+
+    def __call__(self, x: Tensor) -> Tensor:
+        router_logits = self.gate(x)
+        return ops.moe(
+            x, router_logits, self.gate_up.stacked(), self.down.stacked(), self.top_k, self.renormalize
+        )

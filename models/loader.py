@@ -9,16 +9,16 @@ that loading needs little more memory than the model.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..kernels import cpu, ops
+from ..kernels import ops
 from ..kernels.types import LinearWeight
 from .causal_lm import CausalLM
 from .config import ModelConfig
@@ -119,7 +119,11 @@ def _filled(
 
 
 def packs(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether kernels repack matrices here."""
+    """Whether kernels repack matrices here in a form that is worth keeping on disk.
+
+    A GPU repacks integer matrices in less time than it takes to read them from a file, and float ones not
+    at all.
+    """
     x = torch.empty(1, 8, dtype=dtype)
     weight = LinearWeight.from_dense(torch.empty(8, 8, dtype=dtype))
     return device.type == "cpu" and ops.linear.implementation(x, weight) is not ops.linear.reference
@@ -193,11 +197,14 @@ class _Filler:
             weight = stack(parts, tuple(matrix.parts))
         else:
             weight = self._as_stored(matrix, owner.weight.in_features)
-        weight.int8_activations = weight.scales is not None and self.options.activations == "int8"
+        weight.int8_activations = weight.scales is not None and self.options.rounds_activations(
+            self.device.type
+        )
         if isinstance(owner, RowParallelLinear) and weight.scales is not None:
             weight = cut_columns(weight, owner, ", ".join(matrix.parts))
-        if self._packs(matrix, weight):
-            cpu.prepare(weight, release=True)
+        repack = self._repacker(matrix, weight)
+        if repack is not None:
+            repack(weight, release=True)
         return weight
 
     def _as_stored(self, matrix: Matrix, columns: int) -> LinearWeight:
@@ -221,12 +228,13 @@ class _Filler:
     def _dense(self, matrix: Matrix, sources: Mapping[str, Rows], columns: int) -> LinearWeight:
         """A float matrix from its parts, converted to the model's dtype."""
         num_rows = matrix.owner.weight.out_features
-        if len(sources) == 1 and self._packs(matrix, matrix.owner.weight):
+        is_packed_next = self._repacker(matrix, matrix.owner.weight) is not None
+        if len(sources) == 1 and is_packed_next:
             (rows,) = sources.values()
             view = rows(0, num_rows)
             if view.dtype == self.dtype:
                 return LinearWeight.from_dense(view)  # packed from the mapped file, without another copy
-        data = self._buffer(num_rows, columns, self._packs(matrix, matrix.owner.weight))
+        data = self._buffer(num_rows, columns, is_packed_next)
         targets = data.split(list(matrix.parts.values()))
         for target, rows in zip(targets, sources.values(), strict=True):
             step = rows_per_chunk(columns)
@@ -243,7 +251,7 @@ class _Filler:
         if not is_packed_next:
             return torch.empty(rows, columns, dtype=self.dtype, device=self.device)
         if self._scratch.numel() < rows * columns:
-            self._scratch = torch.empty(rows * columns, dtype=self.dtype)
+            self._scratch = torch.empty(rows * columns, dtype=self.dtype, device=self.device)
         return self._scratch[: rows * columns].view(rows, columns)
 
     def _rows(self, name: str, num_rows: int, columns: int) -> Rows:
@@ -262,12 +270,12 @@ class _Filler:
             order=moved(weight.order),
         )
 
-    def _packs(self, matrix: Matrix, weight: LinearWeight) -> bool:
-        """Whether the kernel that will read a matrix of this format repacks it."""
-        if self.device.type != "cpu":
-            return False
+    def _repacker(self, matrix: Matrix, weight: LinearWeight) -> Callable[..., Any] | None:
+        """How the kernel that will read a matrix of this format repacks it, or None if it does not."""
+        if matrix.is_experts:
+            return None
         if matrix.is_embedding and not is_head(matrix, self.config):
-            ids = torch.zeros(1, dtype=torch.int64)
-            return ops.embedding.implementation(ids, weight, self.dtype) is not ops.embedding.reference
-        x = torch.empty(1, weight.in_features, dtype=self.dtype)
-        return ops.linear.implementation(x, weight) is not ops.linear.reference
+            ids = torch.zeros(1, dtype=torch.int64, device=self.device)
+            return ops.repacker(ops.embedding.implementation(ids, weight, self.dtype), weight.format)
+        x = torch.empty(1, weight.in_features, dtype=self.dtype, device=self.device)
+        return ops.repacker(ops.linear.implementation(x, weight), weight.format)

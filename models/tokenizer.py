@@ -119,7 +119,8 @@ class Tokenizer:
         of another role. For use on messages before a chat template renders them.
 
         Args:
-            value: A text, or lists and objects with texts in them; keys are left as they are.
+            value: A text, or lists and objects with texts in them. Keys are texts, too: those of a
+                tool's parameters come from whoever wrote the tool.
 
         Returns:
             A copy with a `BREAK` behind the first character of each spelling.
@@ -131,7 +132,7 @@ class Tokenizer:
             return self._spelled_specials.sub(lambda match: match[0] + BREAK, value)
         if isinstance(value, Mapping):
             items = cast("Mapping[str, object]", value).items()
-            return {key: self._defuse(item) for key, item in items}
+            return {cast(str, self._defuse(key)): self._defuse(item) for key, item in items}
         if isinstance(value, list | tuple):
             return [self._defuse(item) for item in cast("Sequence[object]", value)]
         return value
@@ -139,9 +140,17 @@ class Tokenizer:
     @cached_property
     def _spelled_specials(self) -> re.Pattern[str]:
         """Matches the first character of each special token, overlapping ones included."""
-        names = [self._backend.id_to_token(token) for token in sorted(self.special_token_ids)]
-        spellings = "|".join(re.escape(name) for name in names if name)
+        spellings = "|".join(re.escape(name) for name in self.special_tokens if name)
         return re.compile(f"(?=(?:{spellings}))." if spellings else "(?!)", re.DOTALL)
+
+    @cached_property
+    def special_tokens(self) -> dict[str, int]:
+        """The special tokens by their spelling."""
+        return {self._backend.id_to_token(token) or "": token for token in sorted(self.special_token_ids)}
+
+    def has_token(self, spelling: str) -> bool:
+        """Whether the vocabulary has a token of just this spelling."""
+        return self._backend.token_to_id(spelling) is not None
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """Joins tokens to text; bytes that form no character come out as U+FFFD.
@@ -181,6 +190,11 @@ class Tokenizer:
             name = self._backend.id_to_token(token) if 0 <= token < 1 << 32 else None
             found = self._bytes[token] = b"" if name is None else self._spelling.encode(name)
         return found
+
+    @property
+    def has_exact_bytes(self) -> bool:
+        """Whether a text is its tokens' bytes one after another, whatever stands beside a token."""
+        return self._spelling.kind != "other"
 
     @cached_property
     def max_token_bytes(self) -> int:

@@ -239,7 +239,7 @@ class CacheEntry:
     def load(self, path: Path, model: CausalLM, options: WeightOptions) -> bool:
         """Fills a model from the entry's file. A damaged one is removed, and False returned."""
         try:
-            read_packed(path, model, int8_activations=options.activations == "int8")
+            read_packed(path, model, int8_activations=options.rounds_activations("cpu"))
         except DamagedFile as error:
             self.discard(path, str(error))
             return False

@@ -68,6 +68,7 @@ class RequestRecord:
     num_prompt_tokens: int = 0
     num_cached_tokens: int = 0
     num_generation_tokens: int = 0
+    num_reasoning_tokens: int = 0
     user: str | None = None
     tags: dict[str, str] = field(default_factory=dict[str, str])
     error: Exception | None = None

@@ -7,6 +7,9 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from .reasoning_parsers import REASONING_PARSERS, WITH_TOOLS
+from .tool_parsers import TOOL_PARSERS
+
 API_KEY_VARIABLE = "QUIRE_API_KEY"
 API_KEY_FILE_VARIABLE = "QUIRE_API_KEY_FILE"
 
@@ -43,6 +46,12 @@ class ServerSettings:
             not cut it. A stream whose first token takes longer is opened without one.
         send_timeout: A client that takes no data for so long is cut off.
         drain_timeout: On SIGTERM, running requests have this long to finish.
+        tool_call_parser: The format in which the model writes calls: a name in
+            `tool_parsers.TOOL_PARSERS`, "auto" for what chat template and vocabulary show, "none".
+        reasoning_parser: How the model marks reasoning: a name in
+            `reasoning_parsers.REASONING_PARSERS` or of a tool parser that reads it too, "auto", "none".
+        trust_request_chat_template: Whether a request may bring a chat template: a program, if in
+            a sandbox, that may run for long.
     """
 
     api_key: str | None = field(default=None, repr=False)
@@ -64,16 +73,39 @@ class ServerSettings:
     keep_alive_interval: float = 15.0
     send_timeout: float = 60.0
     drain_timeout: float = 30.0
+    tool_call_parser: str = "auto"
+    reasoning_parser: str = "auto"
+    trust_request_chat_template: bool = False
 
     def __post_init__(self) -> None:
         for name in self.__slots__:
             value = getattr(self, name)
-            if name not in ("api_key", "insecure") and not value > 0:
+            if isinstance(value, int | float) and not isinstance(value, bool) and not value > 0:
                 raise ValueError(f"{name} must be positive, got {value!r}")
         if self.api_key is not None and not (self.api_key.isascii() and self.api_key.isprintable()):
             raise ValueError("the API key must consist of printable ASCII characters")
         if self.api_key is not None and (not self.api_key or " " in self.api_key):
             raise ValueError("the API key must neither be empty nor contain spaces")
+        self._check_parsers()
+
+    def _check_parsers(self) -> None:
+        calls, thoughts = self.tool_call_parser, self.reasoning_parser
+        for name, value, known in (
+            ("tool_call_parser", calls, TOOL_PARSERS),
+            ("reasoning_parser", thoughts, (*REASONING_PARSERS, *WITH_TOOLS)),
+        ):
+            if value not in ("auto", "none", *known):
+                raise ValueError(f"{name} must be one of auto, none, {', '.join(known)}, got {value!r}")
+        if thoughts in WITH_TOOLS and calls not in ("auto", thoughts):
+            raise ValueError(
+                f"reasoning_parser {thoughts!r} reads calls, too, and cannot go with "
+                f"tool_call_parser {calls!r}"
+            )
+        if calls in WITH_TOOLS and thoughts not in ("auto", "none", calls):
+            raise ValueError(
+                f"tool_call_parser {calls!r} reads reasoning, too, and cannot go with "
+                f"reasoning_parser {thoughts!r}"
+            )
 
 
 def read_api_key() -> str | None:

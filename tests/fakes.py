@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from quire.engine.block_manager import BlockManager
 from quire.engine.request import Request
 from quire.engine.sampling_params import SamplingParams
 from quire.engine.scheduler import ModelRunnerOutput, ScheduledChunk, Scheduler, SchedulerOutput
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 VOCAB_SIZE = 97
 
@@ -45,32 +49,129 @@ class EchoRunner:
     The next token is a hash of what stands in the sequence's slots, read through its block table.
     Any aliased, stale or missing block changes the output. Freed blocks are not cleared, so stale
     content is there to be found.
+
+    A submitted step is as late as it can be: what it needs of the host is copied at once, and it runs
+    when its result is asked for.
+
+    Attributes:
+        fail: The error code that a request's chunk gets, or None.
+        raises: Whether a request makes its step raise.
+        raises_late: Whether a submitted step raises when it runs, and not when it is submitted.
     """
 
     def __init__(self, num_blocks: int, block_size: int) -> None:
         self.slots = [-1] * (num_blocks * block_size)
         self.block_size = block_size
         self.fail: Callable[[Request], str | None] = lambda _request: None
+        self.raises: Callable[[Request], bool] = lambda _request: False
+        self.raises_late = False
+        self.last_tokens: dict[str, int] = {}
+        self._queue: list[EchoHandle] = []
 
     def execute(self, scheduled: SchedulerOutput) -> ModelRunnerOutput:
         """Runs one step: all writes first, then all reads, as a layer of a real model does."""
-        for chunk in scheduled.chunks:
-            for position in range(chunk.start, chunk.end):
-                self.slots[self._slot(chunk.request, position)] = chunk.request.token_ids[position]
-        output = ModelRunnerOutput([self._sample(chunk) for chunk in scheduled.chunks])
-        for i, chunk in enumerate(scheduled.chunks):
-            error = self.fail(chunk.request)
+        handle = EchoHandle(self, scheduled)
+        self._check(scheduled)
+        return handle.result()
+
+    def submit(self, scheduled: SchedulerOutput) -> EchoHandle:
+        """Queues a step."""
+        if not self.raises_late:
+            self._check(scheduled)
+        handle = EchoHandle(self, scheduled)
+        self._queue.append(handle)
+        return handle
+
+    def run_until(self, handle: EchoHandle) -> None:
+        """Runs what has been submitted, in order."""
+        while handle in self._queue:
+            self._queue.pop(0).run()
+
+    def _check(self, scheduled: SchedulerOutput) -> None:
+        if any(self.raises(chunk.request) for chunk in scheduled.chunks):
+            raise RuntimeError("a kernel blew up")
+
+
+class EchoHandle:
+    """A step of the `EchoRunner`."""
+
+    def __init__(self, runner: EchoRunner, scheduled: SchedulerOutput) -> None:
+        self.runner = runner
+        self.scheduled = scheduled
+        self.output: ModelRunnerOutput | None = None
+        self._tokens = [chunk.request.token_ids[chunk.start : chunk.end] for chunk in scheduled.chunks]
+        self._slots = [self._slots_of(chunk) for chunk in scheduled.chunks]
+
+    def result(self) -> ModelRunnerOutput:
+        """Runs the step if it has not run."""
+        self.runner.run_until(self)
+        if self.output is None:
+            self.runner._check(self.scheduled)  # pyright: ignore[reportPrivateUsage]
+            self.run()
+        assert self.output is not None
+        return self.output
+
+    def run(self) -> None:
+        """Does what the step does."""
+        runner, chunks = self.runner, self.scheduled.chunks
+        if runner.raises_late and any(runner.raises(chunk.request) for chunk in chunks):
+            return  # `result` will say so
+        for chunk, tokens, slots in zip(chunks, self._tokens, self._slots, strict=True):
+            for slot, token in zip(slots[chunk.start :], tokens, strict=True):
+                known = token if token >= 0 else runner.last_tokens.get(chunk.request.request_id, 0)
+                runner.slots[slot] = known
+        output = ModelRunnerOutput([None] * len(chunks))
+        for i, (chunk, slots) in enumerate(zip(chunks, self._slots, strict=True)):
+            if chunk.samples:
+                token = echo_next_token([runner.slots[slot] for slot in slots])
+                output.sampled[i] = runner.last_tokens[chunk.request.request_id] = token
+            error = runner.fail(chunk.request)
             if error is not None:
                 output.errors[i] = error
-        return output
+        self.output = output
 
-    def _slot(self, request: Request, position: int) -> int:
-        return request.block_ids[position // self.block_size] * self.block_size + position % self.block_size
+    def _slots_of(self, chunk: ScheduledChunk) -> list[int]:
+        size, blocks = self.runner.block_size, chunk.request.block_ids
+        return [blocks[p // size] * size + p % size for p in range(chunk.end)]
 
-    def _sample(self, chunk: ScheduledChunk) -> int | None:
-        if not chunk.samples:
-            return None
-        return echo_next_token([self.slots[self._slot(chunk.request, p)] for p in range(chunk.end)])
+
+class EchoModel:
+    """The KV-echo model over tensors, for `ModelRunner(EchoModel(), [echo_cache(...)], ...)`.
+
+    Its logits are 1 for the next token and small random numbers for the others.
+    """
+
+    def forward(self, input_ids: Tensor, kv_caches: list[Tensor], meta: Any) -> Tensor:
+        """Writes each token's id into its slot, then reads each sequence back through its block table."""
+        import torch
+
+        slots = kv_caches[0][0, :, 0, :, 0]
+        size = meta.block_size
+        slots[meta.slot_mapping // size, meta.slot_mapping % size] = input_ids.float()
+        hidden = torch.zeros(len(input_ids), 1)
+        starts, lengths = meta.query_start.tolist(), meta.seq_lens.tolist()
+        for s, length in enumerate(lengths):
+            blocks = meta.block_tables[s, : -(-length // size)].long()
+            known: list[int] = [int(token) for token in slots[blocks].flatten().tolist()[:length]]
+            num = starts[s + 1] - starts[s]
+            for i in range(num):
+                hidden[starts[s] + i, 0] = echo_next_token(known[: length - num + i + 1])
+        return hidden
+
+    def compute_logits(self, hidden: Tensor) -> Tensor:
+        """`[R, vocab]`."""
+        import torch
+
+        next_tokens = hidden[:, :1].long()
+        noise = (next_tokens * 7919 + torch.arange(VOCAB_SIZE) * 104729) % 1009 / 2018
+        return noise.float().scatter_(1, next_tokens, 1.0)
+
+
+def echo_cache(num_blocks: int, block_size: int) -> Tensor:
+    """A cache for the KV-echo model, full of what is no token."""
+    import torch
+
+    return torch.full((2, num_blocks, 1, block_size, 1), -7.0)
 
 
 def make_scheduler(
@@ -103,12 +204,13 @@ def make_request(
     priority: int = 0,
     cache_salt: str | None = None,
     leader: Request | None = None,
+    **params: Any,
 ) -> Request:
-    """A greedy request without stop tokens."""
+    """A greedy request, without stop tokens unless `params` has them."""
     return Request(
         request_id,
         prompt,
-        SamplingParams(max_tokens=max_tokens, temperature=0.0),
+        SamplingParams(max_tokens=max_tokens, temperature=0.0, **params),
         max_model_len=max_model_len,
         arrival=arrival,
         priority=priority,

@@ -31,7 +31,16 @@ ABOVE_THE_ENGINE = {
 DOORS = {"protocol", "engine_process", "async_engine"}
 # Run by hand, by those who change the embedded model.
 SCRIPTS = {"train", "evaluate"}
-PURE = ("scheduler", "waiting_queue", "block_pool", "block_manager", "request", "sampling_params", "config")
+PURE = (
+    "scheduler",
+    "in_flight",
+    "waiting_queue",
+    "block_pool",
+    "block_manager",
+    "request",
+    "sampling_params",
+    "config",
+)
 
 
 def modules() -> Iterator[tuple[Path, tuple[str, ...]]]:

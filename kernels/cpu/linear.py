@@ -20,6 +20,9 @@ PACKED_LAYOUT = 1
 MOST_INT8_COLUMNS = 65536
 """Input features of a product with int8 activations: as many as its 32-bit sums hold."""
 
+PACKED_FORMATS: tuple[WeightFormat, ...] = ("float32", "bfloat16", "int8", "int4")
+"""Formats that `prepare` repacks."""
+
 _SCALE_CODES: dict[torch.dtype, int] = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 _BITS: dict[WeightFormat, int] = {"int8": 8, "int4": 4}
 

@@ -10,6 +10,9 @@ from typing import Any
 # Fused multiply-adds, which Triton 3.10 no longer makes unless it is asked to.
 os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
 
+MAX_GROUP = 128
+"""Query heads that may share a KV head in paged attention: the rows of a tile."""
+
 
 @dataclass(frozen=True, slots=True)
 class CompileCase:
@@ -24,6 +27,8 @@ class CompileCase:
         num_stages: Loads that a loop keeps in flight.
         aligned: Arguments that Triton may take for multiples of 16, as it does by itself for most pointers
             and sizes of a launch.
+        fp_fusion: Whether products and sums may become fused multiply-adds.
+        archs: The compute capabilities, without the dot, for which the launcher picks this form.
     """
 
     name: str
@@ -33,6 +38,8 @@ class CompileCase:
     num_warps: int = 4
     num_stages: int = 2
     aligned: tuple[str, ...] = field(default=())
+    fp_fusion: bool = True
+    archs: tuple[int, ...] = (80, 90)
 
 
 def next_power_of_2(n: int) -> int:

@@ -39,14 +39,14 @@ class WeightOptions:
         quantization: The integer format that the matrices of a dense checkpoint are rounded to.
         group_size: Columns that share a scale. By default 32 for int4, and whole rows for int8.
         activations: "int8" rounds the inputs of integer matrices, row by row; "float" takes them as
-            they are.
+            they are; "auto" is "int8" on a CPU and "float" on a GPU, see `rounds_activations`.
         lm_head: The output projection's format. "auto" is int8 where `quantization` is set, and else
             what the checkpoint has. An embedding that is tied to it has the same format.
     """
 
     quantization: IntFormat | None = None
     group_size: int | None = None
-    activations: Literal["int8", "float"] = "int8"
+    activations: Literal["auto", "int8", "float"] = "auto"
     lm_head: HeadFormat = "auto"
 
     def __post_init__(self) -> None:
@@ -73,6 +73,17 @@ class WeightOptions:
             return None if self.quantization is None else self._rounding("int8")
         return None if self.lm_head == "float" else self._rounding(self.lm_head)
 
+    def rounds_activations(self, device_type: str) -> bool:
+        """Whether the inputs of integer matrices are rounded to int8.
+
+        A CPU multiplies small integers several times as fast as floats. A GPU's tensor cores take floats
+        as fast as it reads integer weights, so that there is nothing to be gained by rounding.
+
+        Args:
+            device_type: Where the model runs: "cpu" or "cuda".
+        """
+        return self.activations == "int8" or (self.activations == "auto" and device_type == "cpu")
+
     def _rounding(self, format: IntFormat) -> Rounding:
         if format == "int4":
             return Rounding(format, self.group_size or INT4_GROUP_SIZE)
@@ -82,6 +93,12 @@ class WeightOptions:
 
 def check_options(config: ModelConfig, options: WeightOptions) -> None:
     """Raises `ModelError` naming an option that a checkpoint's own format leaves no room for."""
+    if config.num_experts and options.quantization is not None:
+        raise ModelError(
+            f"quantization={options.quantization} is not possible: there are no kernels for experts of "
+            f"integers, and {config.architecture} is a mixture of experts",
+            param="quantization",
+        )
     if config.quantization is None:
         return
     stored = f"the checkpoint's matrices are integers already (quant_method {config.quantization.method})"

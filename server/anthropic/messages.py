@@ -14,9 +14,10 @@ from ..context import RequestRecord, ServerContext
 from ..errors import ErrorDetails, error_details, error_status
 from ..generation import DeltaStream, collect, run, while_connected
 from ..json_body import read_message
-from ..openai.chat import make_job
+from ..openai.chat import make_chat
 from ..openai.common import check_common
-from ..openai.protocol import ChatCompletionRequest, Message, TextPart
+from ..openai.message_protocol import ContentPart, Message
+from ..openai.protocol import ChatCompletionRequest
 from ..sse import StreamStyle, event, open_stream
 from .protocol import (
     UNSUPPORTED,
@@ -65,7 +66,7 @@ async def create_message(context: ServerContext, request: Request) -> Response:
     chat.temperature, chat.top_k, chat.top_p = body.temperature, body.top_k, body.top_p
     chat.user = None if body.metadata is None else body.metadata.user_id
     check_common(context, request, chat)
-    job = await make_job(context, request, chat)
+    job = (await make_chat(context, request, chat)).job
     answer = MessageAnswer(
         id=f"msg_{record.request_id}", model=context.model_name, content=[], usage=_usage(record)
     )
@@ -86,7 +87,7 @@ async def count_tokens(context: ServerContext, request: Request) -> Response:
     body = await read_message(context, request, CountTokensRequest, unsupported=UNSUPPORTED_IN_COUNT)
     chat = _chat(body)
     check_common(context, request, chat)
-    job = await make_job(context, request, chat)
+    job = (await make_chat(context, request, chat)).job
     return Response(msgspec.json.encode(TokenCount(len(job.prompts[0]))), media_type="application/json")
 
 
@@ -94,7 +95,7 @@ def _chat(body: CountTokensRequest) -> ChatCompletionRequest:
     """The conversation as a chat. Raises `InvalidRequest`."""
     messages = _messages(body.messages)
     unfinished = bool(messages) and messages[-1].role == "assistant"
-    if unfinished and not any(part.text.strip() for part in _parts(messages[-1].content)):
+    if unfinished and not any((part.text or "").strip() for part in _parts(messages[-1].content)):
         raise InvalidRequest("messages: the assistant's turn to go on with is empty", param="messages")
     if body.system is not None and messages:
         messages.insert(0, Message(role="system", content=_content(body.system)))
@@ -115,14 +116,16 @@ def _messages(turns: Sequence[InputMessage]) -> list[Message]:
     return messages
 
 
-def _parts(content: str | list[TextPart]) -> list[TextPart]:
-    return [TextPart(type="text", text=content)] if isinstance(content, str) else content
+def _parts(content: str | list[ContentPart] | None) -> list[ContentPart]:
+    if content is None:
+        return []
+    return [ContentPart(type="text", text=content)] if isinstance(content, str) else content
 
 
-def _content(content: str | list[TextBlock]) -> str | list[TextPart]:
+def _content(content: str | list[TextBlock]) -> str | list[ContentPart]:
     if isinstance(content, str):
         return content
-    return [TextPart(type="text", text=block.text) for block in content]
+    return [ContentPart(type="text", text=block.text) for block in content]
 
 
 def _stop(part: CompletionOutput) -> tuple[StopReason, str | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterator
+from dataclasses import dataclass, replace
 
 import msgspec
 from starlette.requests import Request
@@ -10,37 +11,43 @@ from starlette.responses import Response
 
 from ...engine.outputs import CompletionOutput
 from ...engine.sampling_params import MAX_LOGPROBS
+from ...engine.structured_params import StructuredOutputsParams
 from ...errors import InvalidRequest
+from ..answers import AnswerFormat, find_format
 from ..context import RequestRecord, ServerContext
 from ..generation import Batch, DeltaStream, Job, collect, encode, run, while_connected
 from ..json_body import read_message
 from ..sse import event, open_stream
-from .chat_prompt import render_prompt
+from ..tool_parsers.constraint import CallGrammar, tool_constraint
+from .chat_prompt import ChatPrompt, render_prompt
 from .chunks import ChunkEncoder
 from .common import (
     Envelope,
     answer_bytes,
     check_common,
     check_metadata,
-    finish_reason,
     new_envelope,
     priority,
     prompt_logprobs,
     usage,
 )
 from .logprobs import chat_logprobs
+from .message_protocol import Delta
 from .params import or_default, sampling_params
 from .protocol import (
     UNSUPPORTED_IN_CHAT,
-    AnswerMessage,
     ChatChoice,
     ChatChunkChoice,
     ChatCompletion,
     ChatCompletionChunk,
     ChatCompletionRequest,
     ChatLogprobs,
-    Delta,
 )
+from .structured import given_fields, rename_param
+from .tools import Tools, read_tools
+from .turns import Turn
+
+READING_COST = 16  # what finding calls and reasoning in a text costs, compared with writing it as JSON
 
 
 async def create_chat_completion(context: ServerContext, request: Request) -> Response:
@@ -49,6 +56,7 @@ async def create_chat_completion(context: ServerContext, request: Request) -> Re
     try:
         return await _answer(context, request, body)
     except InvalidRequest as error:
+        rename_param(error, body)
         if error.param == "max_tokens" and body.max_completion_tokens is not None:
             error.param = "max_completion_tokens"
         raise
@@ -58,9 +66,10 @@ async def _answer(context: ServerContext, request: Request, body: ChatCompletion
     record: RequestRecord = request.state.record
     check_common(context, request, body)
     check_metadata(record, body.metadata, body.safety_identifier)
-    job = await make_job(context, request, body)
+    chat = await make_chat(context, request, body)
+    job = chat.job
     envelope = new_envelope(context, f"chatcmpl-{record.request_id}")
-    writer = _Writer(context, body)
+    writer = _Writer(context, body, chat)
     if body.stream:
         deltas = DeltaStream(run(context, record, job))
         events = _events(writer, body, job, deltas, envelope, record)
@@ -68,11 +77,13 @@ async def _answer(context: ServerContext, request: Request, body: ChatCompletion
     ((_, output),) = await while_connected(request.receive, collect(run(context, record, job)))
 
     def write() -> bytes:
+        choices = [writer.whole(part) for part in output.outputs]
+        record.num_reasoning_tokens = writer.num_reasoning_tokens
         answer = ChatCompletion(
             id=envelope.id,
             created=envelope.created,
             model=envelope.model,
-            choices=[writer.whole(part) for part in output.outputs],
+            choices=choices,
             usage=usage(record),
         )
         if body.return_token_ids:
@@ -81,11 +92,21 @@ async def _answer(context: ServerContext, request: Request, body: ChatCompletion
             answer.prompt_logprobs = prompt_logprobs(output.prompt_logprobs, body.prompt_logprobs)
         return msgspec.json.encode(answer)
 
-    return Response(await context.offload(answer_bytes(output), write), media_type="application/json")
+    size = answer_bytes(output) * (1 if chat.format.is_plain else READING_COST)
+    return Response(await context.offload(size, write), media_type="application/json")
 
 
-async def make_job(context: ServerContext, request: Request, body: ChatCompletionRequest) -> Job:
-    """What a chat asks of the engine. Raises `InvalidRequest` naming the field at fault."""
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """What a request asks of the engine, and how the answers are to be read."""
+
+    job: Job
+    tools: Tools
+    format: AnswerFormat
+
+
+async def make_chat(context: ServerContext, request: Request, body: ChatCompletionRequest) -> Chat:
+    """Reads a request. Raises `InvalidRequest` naming the field at fault."""
     params = sampling_params(
         body,
         context.engine.model_config.generation,
@@ -94,10 +115,60 @@ async def make_job(context: ServerContext, request: Request, body: ChatCompletio
         logprobs=_num_logprobs(body),
         prompt_logprobs=body.prompt_logprobs,
     )
-    text = await render_prompt(context, body)
-    (tokens,) = await encode(context, [text], add_special_tokens=body.add_special_tokens is True)
-    return Job(
-        prompts=[tokens], params=[params], priority=priority(request, body), cache_salt=body.cache_salt
+    tools = read_tools(body)
+    prompt = await render_prompt(context, body, tools)
+    answer_format = _answer_format(context, body, prompt, tools)
+    if (constraint := _constraint(context, body, tools, answer_format)) is not None:
+        params = replace(params, structured_outputs=constraint)
+    if answer_format.needs_special_tokens:
+        params = replace(params, skip_special_tokens=False)
+    (tokens,) = await encode(context, [prompt.text], add_special_tokens=body.add_special_tokens is True)
+    job = Job(prompts=[tokens], params=[params], priority=priority(request, body), cache_salt=body.cache_salt)
+    return Chat(job, tools, answer_format)
+
+
+def _constraint(
+    context: ServerContext, body: ChatCompletionRequest, tools: Tools, answer_format: AnswerFormat
+) -> StructuredOutputsParams | None:
+    """What holds the answer to the calls that `tool_choice` demands."""
+    if answer_format.tools is None or not tools.functions or tools.choice == "none":
+        return None
+    if given := given_fields(body):
+        # Nothing could be called in an answer that has this form.
+        raise InvalidRequest(
+            f"{given[0]} and tools exclude each other, but for tool_choice none", param=given[0]
+        )
+    token_id = context.engine.tokenizer.special_tokens.get
+    rule = ""
+    if (reasoning := answer_format.model.reasoning) is not None:
+        mark = CallGrammar(tools.functions, token_id).mark
+        rule = reasoning.rule(mark, is_open=answer_format.reasoning_is_open)
+    return tool_constraint(
+        tools.functions, tools.choice, answer_format.tools, token_id, many=tools.many, reasoning=rule
+    )
+
+
+def _answer_format(
+    context: ServerContext, body: ChatCompletionRequest, prompt: ChatPrompt, tools: Tools
+) -> AnswerFormat:
+    """How the answers are read. Raises `InvalidRequest` if the model's calls could not be."""
+    tokenizer = context.engine.tokenizer
+    model = find_format(context.settings, prompt.template.sources, tokenizer)
+    is_open = model.reasoning is not None and model.reasoning.is_open_after(prompt.text, prompt.begun)
+    if tools.functions and model.tools is None:
+        raise InvalidRequest(
+            "tools: how this model writes calls is not known; the server's --tool-call-parser can say",
+            param="tools",
+            code="unsupported_parameter",
+        )
+    return AnswerFormat(
+        model=model,
+        functions=[function.name for function in tools.functions],
+        max_calls=None if tools.many else 1,
+        special_tokens=tokenizer.special_tokens.keys(),
+        show_special_tokens=body.skip_special_tokens is False,
+        reasoning_is_open=is_open,
+        continues=prompt.begun is not None,
     )
 
 
@@ -127,17 +198,26 @@ def _num_logprobs(body: ChatCompletionRequest) -> int | None:
 class _Writer:
     """Turns the output of a job, whole or as deltas, into choices."""
 
-    def __init__(self, context: ServerContext, body: ChatCompletionRequest) -> None:
+    def __init__(self, context: ServerContext, body: ChatCompletionRequest, chat: Chat) -> None:
         self._tokenizer = context.engine.tokenizer
         self._body = body
+        self._chat = chat
+        self._turns: dict[int, Turn] = {}
+
+    @property
+    def num_reasoning_tokens(self) -> int:
+        """In all choices so far."""
+        return sum(turn.num_reasoning_tokens for turn in self._turns.values())
 
     def whole(self, part: CompletionOutput) -> ChatChoice:
         """A finished answer."""
+        turn = self._turn(part.index)
+        message = turn.message(part)
         choice = ChatChoice(
             index=part.index,
-            message=AnswerMessage(content=part.text),
+            message=message,
             logprobs=self._logprobs(part),
-            finish_reason=finish_reason(part) or "stop",
+            finish_reason=turn.finish_reason(part) or "stop",
             stop_reason=part.stop_reason,
         )
         if self._body.return_token_ids:
@@ -148,21 +228,38 @@ class _Writer:
         """What is new; the end of an answer is a chunk of its own."""
         for _, output in batch:
             for part in output.outputs:
-                logprobs = self._logprobs(part)
-                if part.text or logprobs is not None or (self._body.return_token_ids and part.token_ids):
-                    choice = ChatChunkChoice(
-                        index=part.index, delta=Delta(content=part.text), logprobs=logprobs
-                    )
-                    if self._body.return_token_ids:
-                        choice.token_ids = part.token_ids
-                    yield choice
-                if part.finish_reason is not None:
-                    yield ChatChunkChoice(
-                        index=part.index,
-                        delta=Delta(),
-                        finish_reason=finish_reason(part),
-                        stop_reason=part.stop_reason,
-                    )
+                yield from self._part_deltas(part)
+
+    def _part_deltas(self, part: CompletionOutput) -> Iterator[ChatChunkChoice]:
+        turn = self._turn(part.index)
+        logprobs = self._logprobs(part)
+        token_ids = part.token_ids if self._body.return_token_ids else []
+        deltas = turn.deltas(part)
+        if not deltas and (logprobs is not None or token_ids):
+            deltas = [Delta(content="")]
+        for place, delta in enumerate(deltas):
+            # What belongs to the tokens goes with the first of the deltas that came of them.
+            choice = ChatChunkChoice(index=part.index, delta=delta, logprobs=None if place else logprobs)
+            if self._body.return_token_ids and not place:
+                choice.token_ids = token_ids
+            yield choice
+        if part.finish_reason is not None:
+            yield ChatChunkChoice(
+                index=part.index,
+                delta=Delta(),
+                finish_reason=turn.finish_reason(part),
+                stop_reason=part.stop_reason,
+            )
+
+    def _turn(self, index: int) -> Turn:
+        found = self._turns.get(index)
+        if found is None:
+            chat = self._chat
+            reader = (
+                None if chat.format.is_plain else chat.format.reader(self._tokenizer, chat.job.prompts[0])
+            )
+            found = self._turns[index] = Turn(reader, is_named=chat.tools.choice == "named")
+        return found
 
     def _logprobs(self, part: CompletionOutput) -> ChatLogprobs | None:
         if not self._body.logprobs or not part.token_ids:
@@ -196,6 +293,7 @@ async def _events(
     async for batch in deltas:
         if data := b"".join(map(encode_chunk, writer.deltas(batch))):
             yield data
+    record.num_reasoning_tokens = writer.num_reasoning_tokens
     if with_usage:
         last.usage = usage(record)
         yield event(msgspec.json.encode(last))

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from ...errors import ContextLengthExceeded, InvalidRequest
+from dataclasses import dataclass
+from typing import Any
+
+from ...errors import ContextLengthExceeded, InvalidRequest, ModelError
+from ...models.chat_template import ChatTemplate
 from ..context import ServerContext
 from ..generation import check_text_length
+from .messages import is_ordinary, template_messages
 from .params import or_default
-from .protocol import ChatCompletionRequest, Message
+from .protocol import ChatCompletionRequest
+from .template_style import TemplateStyle, find_style
+from .tools import Tools
 
 RESERVED_VARIABLES = frozenset(
     ("add_generation_prompt", "chat_template", "documents", "messages", "self", "tokenize", "tools")
@@ -15,13 +22,24 @@ RESERVED_VARIABLES = frozenset(
 CHARACTERS_PER_MESSAGE = 64  # what rendering an empty message costs, counted as text
 
 
-async def render_prompt(context: ServerContext, body: ChatCompletionRequest) -> str:
+@dataclass(frozen=True, slots=True)
+class ChatPrompt:
+    """What the model is to continue.
+
+    Attributes:
+        text: The prompt.
+        template: The template that made it.
+        begun: Of an answer that the prompt has begun: what it holds of it.
+    """
+
+    text: str
+    template: ChatTemplate
+    begun: str | None
+
+
+async def render_prompt(context: ServerContext, body: ChatCompletionRequest, tools: Tools) -> ChatPrompt:
     """The conversation in the model's own form. Raises `InvalidRequest` naming what does not fit it."""
-    template = context.engine.chat_template
-    if not template:
-        raise InvalidRequest(
-            f"{context.model_name!r} has no chat template; use /v1/completions", code="no_chat_template"
-        )
+    template = _template(context, body)
     if not body.messages:
         raise InvalidRequest("messages must not be empty", param="messages")
     # Every message takes a token at least.
@@ -30,46 +48,87 @@ async def render_prompt(context: ServerContext, body: ChatCompletionRequest) -> 
             f"{len(body.messages)} messages do not fit the context of {context.engine.max_model_len} tokens",
             param="messages",
         )
-    messages = [_plain(message) for message in body.messages]
-    check_text_length(context, "".join(message["content"] for message in messages), "messages")
+    variables = _variables(body, template, tools)
+    style = TemplateStyle()
+    if not all(map(is_ordinary, body.messages)):
+        style = find_style(template, with_tools=tools.offered is not None)
+    messages = template_messages(body.messages, style, context.settings)
+    contents = [message["content"] or "" for message in messages]
+    check_text_length(context, "".join(contents), "messages")
     unfinished = body.continue_final_message is True
     add_generation_prompt = or_default(body.add_generation_prompt, not unfinished)
     if unfinished:
         _check_unfinished(messages[-1], add_generation_prompt)
-    variables = body.chat_template_kwargs or {}
+
+    def render() -> str:
+        # A client's text must not become control tokens: only the template makes those.
+        defuse = context.engine.tokenizer.defuse
+        defused = defuse(messages)
+        text = template.render(
+            defused,
+            add_generation_prompt=add_generation_prompt,
+            tools=defuse(tools.offered),
+            **defuse(variables),
+        )
+        return _cut_after(text, defused[-1]["content"]) if unfinished else text
+
+    size = sum(map(len, contents)) + CHARACTERS_PER_MESSAGE * len(messages) + tools.num_characters
+    text = await context.offload(size, render)
+    return ChatPrompt(text, template, contents[-1] if unfinished else None)
+
+
+def _template(context: ServerContext, body: ChatCompletionRequest) -> ChatTemplate:
+    """The model's template or, where the server was told to trust it, the request's own."""
+    own = context.engine.chat_template
+    if body.chat_template is not None:
+        if not context.settings.trust_request_chat_template:
+            raise InvalidRequest(
+                "chat_template: this server takes none from requests; it would with "
+                "--trust-request-chat-template",
+                param="chat_template",
+                code="unsupported_parameter",
+            )
+        try:
+            return own.replaced(body.chat_template)
+        except ModelError as error:
+            raise InvalidRequest(error.message, param="chat_template") from error
+    if not own:
+        raise InvalidRequest(
+            f"{context.model_name!r} has no chat template; use /v1/completions", code="no_chat_template"
+        )
+    return own
+
+
+def _variables(body: ChatCompletionRequest, template: ChatTemplate, tools: Tools) -> dict[str, Any]:
+    """What the template is given besides the messages; it must know each of them."""
+    variables = dict(body.chat_template_kwargs or {})
     if reserved := RESERVED_VARIABLES.intersection(variables):
         raise InvalidRequest(
             f"chat_template_kwargs: {min(reserved)!r} is reserved", param="chat_template_kwargs"
         )
-
-    def render() -> str:
-        # A client's text must not become control tokens: only the template makes those.
-        defused = context.engine.tokenizer.defuse(messages)
-        text = template.render(defused, add_generation_prompt=add_generation_prompt, **variables)
-        return _cut_after(text, defused[-1]["content"]) if unfinished else text
-
-    size = sum(len(message["content"]) + CHARACTERS_PER_MESSAGE for message in messages)
-    return await context.offload(size, render)
-
-
-def _plain(message: Message) -> dict[str, str]:
-    """A message as templates know it: content is text, and developers are the system."""
-    content = message.content
-    plain = {
-        "role": "system" if message.role == "developer" else message.role,
-        "content": content if isinstance(content, str) else "\n".join(part.text for part in content),
-    }
-    if message.name is not None:
-        plain["name"] = message.name
-    return plain
+    known = template.variables(with_tools=tools.offered is not None)
+    given = {"documents": body.documents, "reasoning_effort": body.reasoning_effort, "tools": tools.offered}
+    for name, value in given.items():
+        if value is not None and name not in known:
+            raise InvalidRequest(f"{name}: the model's chat template has no place for it", param=name)
+    if body.documents is not None:
+        variables["documents"] = body.documents
+    effort = body.reasoning_effort
+    if effort is not None and variables.setdefault("reasoning_effort", effort) != effort:
+        raise InvalidRequest(
+            "reasoning_effort and chat_template_kwargs.reasoning_effort differ", param="reasoning_effort"
+        )
+    return variables
 
 
-def _check_unfinished(last: dict[str, str], add_generation_prompt: bool) -> None:
+def _check_unfinished(last: dict[str, Any], add_generation_prompt: bool) -> None:
     name = "continue_final_message"
     if add_generation_prompt:
         raise InvalidRequest(f"{name} and add_generation_prompt exclude each other", param=name)
-    if last["role"] != "assistant" or not last["content"].strip():
+    if last["role"] != "assistant" or not (last["content"] or "").strip():
         raise InvalidRequest(f"{name} needs a last message of the assistant, with text", param=name)
+    if "tool_calls" in last:
+        raise InvalidRequest(f"{name}: a message that calls tools is finished", param=name)
 
 
 def _cut_after(text: str, final: str) -> str:

@@ -105,7 +105,7 @@ def usage(record: RequestRecord) -> Usage:
         completion_tokens=record.num_generation_tokens,
         total_tokens=record.num_prompt_tokens + record.num_generation_tokens,
         prompt_tokens_details=PromptTokensDetails(record.num_cached_tokens),
-        completion_tokens_details=CompletionTokensDetails(0),
+        completion_tokens_details=CompletionTokensDetails(record.num_reasoning_tokens),
     )
 
 

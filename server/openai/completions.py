@@ -37,14 +37,23 @@ from .protocol import (
     CompletionRequest,
     CompletionResponse,
 )
+from .structured import rename_param
 
 DEFAULT_MAX_TOKENS = 16
 
 
 async def create_completion(context: ServerContext, request: Request) -> Response:
     """Answers one request, streamed or whole."""
-    record: RequestRecord = request.state.record
     body = await read_message(context, request, CompletionRequest, unsupported=UNSUPPORTED_IN_COMPLETIONS)
+    try:
+        return await _answer(context, request, body)
+    except InvalidRequest as error:
+        rename_param(error, body)
+        raise
+
+
+async def _answer(context: ServerContext, request: Request, body: CompletionRequest) -> Response:
+    record: RequestRecord = request.state.record
     check_common(context, request, body)
     job = await _job(context, request, body)
     envelope = new_envelope(context, f"cmpl-{record.request_id}")

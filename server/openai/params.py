@@ -9,6 +9,7 @@ from ...engine.sampling_params import SamplingParams
 from ...errors import InvalidRequest
 from ...models.config import GenerationDefaults
 from .protocol import SamplingFields
+from .structured import structured_params
 
 T = TypeVar("T")
 
@@ -51,6 +52,7 @@ def sampling_params(
         logprobs=logprobs,
         prompt_logprobs=prompt_logprobs,
         skip_special_tokens=request.skip_special_tokens is not False,
+        structured_outputs=structured_params(request),
     )
 
 

@@ -10,38 +10,29 @@ from typing import Any, Literal
 
 import msgspec
 
+from .message_protocol import AnswerMessage, Delta, Message, NamedToolChoice, Tool
+from .structured import StructuredFields
+
 # What quire knows and does not do, with the values by which a client asks for nothing special.
 UNSUPPORTED: dict[str, tuple[object, ...]] = {
     "bad_words": ([],),
-    "chat_template": (),
-    "documents": (),
-    "guided_choice": (),
-    "guided_grammar": (),
-    "guided_json": (),
-    "guided_regex": (),
     "length_penalty": (1, 1.0),
     "prompt_embeds": (),
-    "response_format": ({"type": "text"},),
     "return_tokens_as_token_ids": (False,),
-    "structured_outputs": (),
     "truncate_prompt_tokens": (),
     "use_beam_search": (False,),
 }
-UNSUPPORTED_IN_COMPLETIONS = UNSUPPORTED | {"suffix": ("",)}
+UNSUPPORTED_IN_COMPLETIONS = UNSUPPORTED | {"chat_template": (), "documents": (), "suffix": ("",)}
 UNSUPPORTED_IN_CHAT = UNSUPPORTED | {
     "audio": (),
     "function_call": (),
     "functions": (),
     "modalities": (["text"],),
-    "parallel_tool_calls": (),
     "prediction": (),
     "prompt_cache_key": (),
     "prompt_cache_retention": (),
-    "reasoning_effort": (),
     "service_tier": ("auto", "default"),  # there is one tier
     "store": (False,),
-    "tool_choice": (),
-    "tools": (),
     "verbosity": (),
     "web_search_options": (),
 }
@@ -53,7 +44,7 @@ class StreamOptions(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     include_usage: bool | None = None
 
 
-class SamplingFields(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+class SamplingFields(StructuredFields, forbid_unknown_fields=True, kw_only=True):
     """What completions and chat completions have in common."""
 
     model: str | None = None
@@ -96,26 +87,6 @@ class CompletionRequest(SamplingFields, kw_only=True):
     logprobs: int | None = None
 
 
-class TextPart(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """A piece of a message."""
-
-    type: Literal["text"]
-    text: str
-
-
-class Message(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """One turn of a conversation. The fields that must be null are there when an answer is sent back."""
-
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
-    name: str | None = None
-    annotations: None = None
-    audio: None = None
-    function_call: None = None
-    refusal: None = None
-    tool_calls: None = None
-
-
 class ChatCompletionRequest(SamplingFields, kw_only=True):
     """`metadata` and `safety_identifier` go, like `user`, into the request's line in the log."""
 
@@ -128,6 +99,12 @@ class ChatCompletionRequest(SamplingFields, kw_only=True):
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+    chat_template: str | None = None
+    documents: list[dict[str, Any]] | None = None
+    reasoning_effort: str | None = None
+    tools: list[Tool] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedToolChoice | None = None
+    parallel_tool_calls: bool | None = None
 
 
 class PromptTokensDetails(msgspec.Struct):
@@ -220,21 +197,13 @@ class ChatLogprobs(msgspec.Struct):
     refusal: None = None
 
 
-class AnswerMessage(msgspec.Struct, kw_only=True):
-    """The model's turn."""
-
-    role: Literal["assistant"] = "assistant"
-    content: str
-    refusal: None = None
-
-
 class ChatChoice(msgspec.Struct, kw_only=True):
     """One of the n answers."""
 
     index: int
     message: AnswerMessage
     logprobs: ChatLogprobs | None = None
-    finish_reason: Literal["stop", "length"]
+    finish_reason: Literal["stop", "length", "tool_calls"]
     stop_reason: str | int | None = None
     token_ids: list[int] | msgspec.UnsetType = msgspec.UNSET
 
@@ -252,20 +221,13 @@ class ChatCompletion(msgspec.Struct, kw_only=True):
     prompt_logprobs: PromptLogprobs | msgspec.UnsetType = msgspec.UNSET
 
 
-class Delta(msgspec.Struct, kw_only=True):
-    """What is new in a streamed turn."""
-
-    role: Literal["assistant"] | msgspec.UnsetType = msgspec.UNSET
-    content: str | msgspec.UnsetType = msgspec.UNSET
-
-
 class ChatChunkChoice(msgspec.Struct, kw_only=True):
     """What is new in one of the n answers."""
 
     index: int
     delta: Delta
     logprobs: ChatLogprobs | None = None
-    finish_reason: Literal["stop", "length"] | None = None
+    finish_reason: Literal["stop", "length", "tool_calls"] | None = None
     stop_reason: str | int | msgspec.UnsetType | None = msgspec.UNSET
     token_ids: list[int] | msgspec.UnsetType = msgspec.UNSET
 

@@ -14,11 +14,13 @@ from ..context import ServerContext
 from ..json_body import read_message
 from ..openapi import describe
 from .chat_prompt import render_prompt
+from .message_protocol import Message, Tool
 from .models import check_model
-from .protocol import ChatCompletionRequest, Message
+from .protocol import ChatCompletionRequest
+from .tools import read_tools
 
-UNSUPPORTED: dict[str, tuple[object, ...]] = {"chat_template": (), "tools": ()}
-ONLY_WITH_MESSAGES = ("add_generation_prompt", "chat_template_kwargs", "continue_final_message")
+UNSUPPORTED: dict[str, tuple[object, ...]] = {"chat_template": ()}
+ONLY_WITH_MESSAGES = ("add_generation_prompt", "chat_template_kwargs", "continue_final_message", "tools")
 
 
 class TokenizeRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -36,6 +38,7 @@ class TokenizeRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+    tools: list[Tool] | None = None
 
 
 class TokenizeResponse(msgspec.Struct, kw_only=True):
@@ -126,7 +129,8 @@ async def _tokens(context: ServerContext, body: TokenizeRequest) -> list[int]:
             continue_final_message=body.continue_final_message,
             chat_template_kwargs=body.chat_template_kwargs,
         )
-        text = await render_prompt(context, chat)
+        chat.tools = body.tools
+        text = (await render_prompt(context, chat, read_tools(chat))).text
         add_special_tokens = add_special_tokens is True
     tokenizer = context.engine.tokenizer
     return await context.offload(

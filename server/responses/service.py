@@ -13,9 +13,10 @@ from ...errors import InvalidRequest, QuireError
 from ..context import RequestRecord, ServerContext
 from ..generation import DeltaStream, Job, collect, run, while_connected
 from ..json_body import read_message
-from ..openai.chat import make_job
+from ..openai.chat import make_chat
 from ..openai.common import check_common, check_metadata
-from ..openai.protocol import ChatCompletionRequest, Message, TextPart
+from ..openai.message_protocol import ContentPart, Message
+from ..openai.protocol import ChatCompletionRequest
 from ..sse import StreamStyle, open_stream
 from .answer import Answer
 from .protocol import UNSUPPORTED, CreateResponse, DeletedResponse, InputMessage
@@ -71,7 +72,7 @@ class Responses:
         chat = _chat(body, messages)
         check_common(self._context, request, chat)
         check_metadata(record, body.metadata, body.safety_identifier)
-        job = await make_job(self._context, request, chat)
+        job = (await make_chat(self._context, request, chat)).job
         answer = Answer(self._context, record, body, job)
         stored = StoredResponse(answer.response, messages)
         if body.background:
@@ -190,7 +191,7 @@ def _messages(turns: str | list[InputMessage]) -> list[Message]:
             role=turn.role,
             content=turn.content
             if isinstance(turn.content, str)
-            else [TextPart(type="text", text=part.text) for part in turn.content],
+            else [ContentPart(type="text", text=part.text) for part in turn.content],
         )
         for turn in turns
     ]

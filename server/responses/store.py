@@ -7,7 +7,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 from ...errors import NotFound, Overloaded
-from ..openai.protocol import Message
+from ..openai.message_protocol import Message
 from .protocol import ResponseObject
 
 MESSAGE_BYTES = 512
@@ -43,8 +43,8 @@ class StoredResponse:
         total = 0
         for message in self.conversation():
             content = message.content
-            parts = [content] if isinstance(content, str) else [part.text for part in content]
-            total += MESSAGE_BYTES + sum(map(len, parts))
+            parts = [content] if isinstance(content, str) else [part.text for part in content or ()]
+            total += MESSAGE_BYTES + sum(len(part or "") for part in parts)
         return total + len(self.response.instructions or "")
 
 

@@ -62,10 +62,13 @@ def llm(folder: Path, **settings: object) -> LLM:
 
 @pytest.mark.parametrize("architecture", ["LlamaForCausalLM", "Qwen3ForCausalLM"])
 @pytest.mark.parametrize("mode", ["last", "mean"])
-def test_embeddings_are_transformers(tiny_model: Model, tmp_path: Path, architecture: str, mode: str) -> None:
+@pytest.mark.parametrize("ahead", [False, True])
+def test_embeddings_are_transformers(
+    tiny_model: Model, tmp_path: Path, architecture: str, mode: str, ahead: bool
+) -> None:
     source = tiny_model(architecture)
     folder = with_pooling(source, tmp_path / "m", mode) if mode == "mean" else source
-    model = llm(folder)
+    model = llm(folder, async_scheduling=ahead)
     given = prompts(12)
     for _ in range(2):  # the second time, prefixes are cached
         for ids, output in zip(given, model.embed(given, use_tqdm=False), strict=True):
@@ -79,10 +82,18 @@ def test_embeddings_are_transformers(tiny_model: Model, tmp_path: Path, architec
 
 
 @pytest.mark.parametrize("mode", ["lasttoken", "mean"])
-def test_preemption_changes_nothing(tiny_model: Model, tmp_path: Path, mode: str) -> None:
+@pytest.mark.parametrize("ahead", [False, True])
+def test_preemption_changes_nothing(tiny_model: Model, tmp_path: Path, mode: str, ahead: bool) -> None:
     """Embeddings beside generations in a pool that is too small for all of them."""
     folder = with_pooling(tiny_model(), tmp_path / "m", mode)
-    model = llm(folder, num_blocks=17, block_size=16, max_model_len=160, enable_prefix_caching=False)
+    model = llm(
+        folder,
+        num_blocks=17,
+        block_size=16,
+        max_model_len=160,
+        enable_prefix_caching=False,
+        async_scheduling=ahead,
+    )
     given = prompts(10)
     generating = SamplingParams(max_tokens=60, temperature=0.0, ignore_eos=True)
     pooling = SamplingParams(max_tokens=0, pooling="mean" if mode == "mean" else "last")
@@ -120,6 +131,33 @@ def test_a_step_may_be_executed_twice(tiny_model: Model, tmp_path: Path) -> None
         atol=1e-5,
         rtol=0,
     )
+
+
+def test_a_step_that_fails_in_flight_is_taken_back(tiny_model: Model, tmp_path: Path) -> None:
+    """Steps behind it are undone, and all of them are executed again."""
+    source = tiny_model()
+    model = llm(with_pooling(source, tmp_path / "m", "mean"), async_scheduling=True)
+    submit = model.engine.runner.submit
+    steps = iter(range(100))
+
+    def failing(scheduled: SchedulerOutput) -> object:
+        handle = submit(scheduled)
+        if next(steps) == 1:
+            handle.wait = _fail
+        return handle
+
+    model.engine.runner.submit = failing  # type: ignore[method-assign]
+    (output,) = model.embed([list(range(120))], use_tqdm=False)
+    torch.testing.assert_close(
+        torch.tensor(output.outputs.embedding),
+        torch.tensor(expected(source, list(range(120)), "mean")),
+        atol=1e-5,
+        rtol=0,
+    )
+
+
+def _fail() -> None:
+    raise RuntimeError("the step failed")
 
 
 def test_dimensions(tiny_model: Model, tmp_path: Path) -> None:

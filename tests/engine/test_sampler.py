@@ -12,7 +12,14 @@ import torch
 
 from quire.engine import noise
 from quire.engine.request import Request
-from quire.engine.sampler import CDF_BLOCK, NUM_CANDIDATES, Sampler, inverse_cdf, thresholds
+from quire.engine.sampler import (
+    CDF_BLOCK,
+    NUM_CANDIDATES,
+    Sampler,
+    draw_by_race,
+    inverse_cdf,
+    thresholds,
+)
 from quire.engine.sampling_params import SamplingParams
 
 VOCAB = 300
@@ -179,3 +186,20 @@ def test_a_row_of_nan_fails_alone() -> None:
     output = Sampler().sample(torch.from_numpy(logits), requests)
     assert output.errors == {0: "numerical_error", 1: "numerical_error"}
     assert output.tokens[2:] == clean.tokens[2:]
+
+
+def test_a_race_draws_from_the_same_distribution_with_noise_of_its_own() -> None:
+    """What a GPU runs, here on the reference: every row's settings and seed reach the op."""
+    rng = np.random.default_rng(4)
+    tried = [params for params in PARAMS if params["temperature"] and len(params) < 5]
+    for params in (*tried, {"temperature": 1.0, "top_k": 1 << 31}):
+        requests = [make(params, [1, 2, 3], seed=int(rng.integers(-(1 << 62), 1 << 62))) for _ in range(50)]
+        requests[1] = requests[0]
+        logits = rng.normal(0, 2, VOCAB).astype(np.float32)
+        adjusted = naive_adjust(logits, requests[0]).astype(np.float32)
+        tokens = draw_by_race(torch.from_numpy(adjusted).expand(50, -1), requests).tolist()
+        allowed = naive_distribution(logits, requests[0]) > 0
+        assert all(allowed[token] for token in tokens)
+        assert tokens[0] == tokens[1]
+        if allowed.sum() > 10:
+            assert len(set(tokens)) > 3

@@ -1,7 +1,8 @@
 """Whole serving days in miniature: random arrivals, aborts, failures and priorities, replayed by seed.
 
 The model is the KV-echo model (see `fakes`), so that a request's tokens are right only if every
-token stood in its own slot at every step. After each step all books are checked.
+token stood in its own slot at every step. After each step all books are checked. Each day is lived twice: a
+step at a time, and with the next step scheduled while one runs.
 """
 
 from __future__ import annotations
@@ -10,16 +11,52 @@ import random
 
 import pytest
 
-from fakes import EchoRunner, FakeClock, echo_generate, make_request, make_scheduler, random_prompt
+from fakes import (
+    VOCAB_SIZE,
+    EchoHandle,
+    EchoRunner,
+    FakeClock,
+    echo_generate,
+    make_request,
+    make_scheduler,
+    random_prompt,
+)
+from quire.engine.engine import Engine
 from quire.engine.request import Request
-from quire.engine.scheduler import Scheduler
+from quire.engine.scheduler import ModelRunnerOutput, Scheduler, SchedulerOutput
 from quire.errors import Overloaded
+
+
+class WatchedRunner(EchoRunner):
+    """Checks each step as it comes, and has something happen while steps run."""
+
+    def __init__(self, day: Day) -> None:
+        super().__init__(day.scheduler.block_manager.pool.num_blocks, day.block_size)
+        self.day = day
+
+    def execute(self, scheduled: SchedulerOutput) -> ModelRunnerOutput:
+        self.check(scheduled)
+        output = super().execute(scheduled)
+        self.day.during(scheduled)
+        return output
+
+    def submit(self, scheduled: SchedulerOutput) -> EchoHandle:
+        self.check(scheduled)
+        return super().submit(scheduled)
+
+    def check(self, scheduled: SchedulerOutput) -> None:
+        scheduler = self.day.scheduler
+        assert scheduled.num_tokens <= scheduler.max_num_batched_tokens
+        assert len(scheduler.running) <= scheduler.max_num_seqs
+        assert all(chunk.start < chunk.end for chunk in scheduled.chunks), "a chunk without tokens"
+        assert all(chunk.end <= self.day.max_model_len for chunk in scheduled.chunks)
+        scheduler.block_manager.check_integrity()
 
 
 class Day:
     """One random schedule: its shape, its requests and what came of them."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, *, is_async: bool) -> None:
         self.rng = random.Random(seed)
         rng = self.rng
         self.block_size = rng.choice([1, 2, 4, 8])
@@ -35,10 +72,21 @@ class Day:
             enable_prefix_caching=rng.random() < 0.8,
             clock=self.clock,
         )
-        self.runner = EchoRunner(self.scheduler.block_manager.pool.num_blocks, self.block_size)
+        self.runner = WatchedRunner(self)
         self.runner.fail = lambda request: "numerical_error" if request.request_id in self.poisoned else None
+        self.runner.raises = lambda request: request.request_id in self.raising
+        self.runner.raises_late = rng.random() < 0.5
+        self.engine = Engine(
+            self.scheduler,
+            self.runner,
+            max_model_len=self.max_model_len,
+            eos_token_ids=(),
+            async_scheduling=is_async,
+            clock=self.clock,
+        )
         self.prefixes = [random_prompt(rng, rng.randrange(0, self.max_model_len // 2)) for _ in range(3)]
         self.poisoned: set[str] = set()
+        self.raising: set[str] = set()
         self.requests: dict[str, Request] = {}
         self.outputs: dict[str, list[int]] = {}
         self.ends: dict[str, str] = {}
@@ -64,16 +112,20 @@ class Day:
         leader: Request | None = None
         salt = rng.choice([None, None, "tenant"])
         priority = rng.choice([0, 0, 0, -1, 2])
+        stops = [rng.randrange(VOCAB_SIZE) for _ in range(rng.choice([0, 5, 10]))]
+        min_tokens = rng.choice([0, 0, 0, 0, 3])
         for _ in range(rng.choice([1, 1, 1, 3])):
             request = make_request(
                 f"r{len(self.requests) + self.num_refused}",
                 prompt,
-                max_tokens=rng.randrange(1, 24),
+                max_tokens=rng.randrange(min_tokens or 1, 24),
                 max_model_len=self.max_model_len,
                 arrival=len(self.requests),
                 priority=priority,
                 cache_salt=salt,
                 leader=leader,
+                stop_token_ids=stops,
+                min_tokens=min_tokens,
             )
             try:
                 self.scheduler.add(request)
@@ -83,25 +135,23 @@ class Day:
             self.requests[request.request_id] = request
             self.outputs[request.request_id] = []
             if rng.random() < 0.03:
-                self.poisoned.add(request.request_id)
+                rng.choice([self.poisoned, self.raising]).add(request.request_id)
             leader = leader or request
 
     def abort(self, request_id: str) -> None:
-        if self.scheduler.abort(request_id):
+        if request_id in self.scheduler.requests:
             assert request_id not in self.ends
             self.ends[request_id] = "abort"
+        self.engine.abort(request_id)
+
+    def during(self, scheduled: SchedulerOutput) -> None:
+        """While a step runs, somebody may leave; where steps are asynchronous, between two calls will do."""
+        if not self.engine.async_scheduling and scheduled.chunks and self.rng.random() < 0.02:
+            self.abort(self.rng.choice(scheduled.chunks).request.request_id)
 
     def step(self) -> None:
         self.clock.now += 1.0
-        scheduled = self.scheduler.schedule()
-        assert scheduled.num_tokens <= self.scheduler.max_num_batched_tokens
-        assert len(self.scheduler.running) <= self.scheduler.max_num_seqs
-        assert all(chunk.start < chunk.end for chunk in scheduled.chunks), "a chunk without tokens"
-        self.scheduler.block_manager.check_integrity()
-        output = self.runner.execute(scheduled)
-        if scheduled.chunks and self.rng.random() < 0.02:
-            self.abort(self.rng.choice(scheduled.chunks).request.request_id)
-        for delta in self.scheduler.update(scheduled, output):
+        for delta in self.engine.step():
             assert delta.request_id not in self.ends, "an event after the end"
             self.outputs[delta.request_id] += delta.token_ids
             if delta.finish_reason is not None:
@@ -116,25 +166,31 @@ class Day:
         for request_id, request in self.requests.items():
             prompt = request.token_ids[: request.num_prompt_tokens]
             expected = echo_generate(prompt, request.max_num_tokens - request.num_prompt_tokens)
+            first = request.params.min_tokens
+            stopped = [i for i, t in enumerate(expected) if i >= first and t in request.stop_token_ids]
+            expected = expected[: stopped[0] + 1] if stopped else expected
             output = self.outputs[request_id]
             assert output == expected[: len(output)], request
+            assert output == request.token_ids[request.num_prompt_tokens :], request
             assert request.block_ids == []
-            if self.ends[request_id] == "length":
+            if self.ends[request_id] in ("length", "stop"):
                 assert output == expected, request
+                assert self.ends[request_id] == ("stop" if stopped else "length")
             else:
-                assert (self.ends[request_id] == "error") == (request_id in self.poisoned) or (
-                    self.ends[request_id] == "abort"
-                )
+                assert (self.ends[request_id] == "error") == (
+                    request_id in self.poisoned | self.raising
+                ) or self.ends[request_id] == "abort"
             assert request.num_preemptions <= 5, request
 
 
 def simulate(seed: int) -> None:
-    day = Day(seed)
-    try:
-        day.run(num_requests=day.rng.randrange(1, 40))
-        day.check()
-    except AssertionError as error:
-        raise AssertionError(f"seed {seed}: {error}") from error
+    for is_async in (False, True):
+        day = Day(seed, is_async=is_async)
+        try:
+            day.run(num_requests=day.rng.randrange(1, 40))
+            day.check()
+        except AssertionError as error:
+            raise AssertionError(f"seed {seed}, async {is_async}: {error}") from error
 
 
 def test_random_schedules() -> None:

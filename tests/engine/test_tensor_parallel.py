@@ -240,16 +240,16 @@ def test_every_request_can_ask_for_all_that_it_can_of_one_rank(
 def test_an_error_in_the_sampler_fails_its_request_only(two: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
     """What rank 0 does alone leaves the ranks in step: the cause is looked for as with one rank."""
     runner: Any = two.engine.runner
-    sample = runner.sampler.sample
+    start = runner.sampler.start
     prompts = make_prompts()
     expected = tokens_of(generate(two))
 
     def broken(logits: torch.Tensor, requests: Any) -> Any:
         if any(request.token_ids[: len(prompts[2])] == prompts[2] for request in requests):
             raise ArithmeticError("a broken sampler")
-        return sample(logits, requests)
+        return start(logits, requests)
 
-    monkeypatch.setattr(runner.sampler, "sample", broken)
+    monkeypatch.setattr(runner.sampler, "start", broken)
     outputs = generate(two)
     assert [output.outputs[0].finish_reason for output in outputs].count("error") == 1
     assert outputs[2].outputs[0].finish_reason == "error"

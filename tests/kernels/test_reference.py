@@ -159,3 +159,25 @@ def test_moe_sums_each_tokens_experts(renormalize: bool) -> None:
             gate, up = (gate_up[e] @ x[t]).chunk(2)
             expected += chances[e] / total * (down[e] @ (F.silu(gate) * up))
         torch.testing.assert_close(out[t], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_float8_cache_keeps_what_is_in_its_range_and_ends_there() -> None:
+    x = torch.tensor([0.0, 448.0, 1e4, -torch.inf, 2**-9, torch.nan, 17.0])
+    rows = reference.to_cache(x, torch.float8_e4m3fn)
+    assert rows.dtype == torch.float8_e4m3fn
+    expected = torch.tensor([0.0, 448.0, 448.0, -448.0, 2**-9, torch.nan, 16.0])
+    assert torch.equal(reference.from_cache(rows).nan_to_num(-1.0), expected.nan_to_num(-1.0))
+
+
+def test_a_float8_cache_is_written_and_read() -> None:
+    step = make_step([5, 40, 17], [5, 1, 9], cache_dtype=torch.float8_e4m3fn)
+    cos_sin = torch.cat((torch.ones(64, 8), torch.zeros(64, 8)), 1)
+    cache = step.kv_cache
+    reference.rope_and_cache_write(step.q, step.k, step.v, cos_sin, cache, step.meta)
+    block, offset = step.meta.slot_mapping // 16, step.meta.slot_mapping % 16
+    for written, given in zip(cache, (step.k, step.v), strict=True):
+        assert torch.equal(written[block, :, offset].float(), given.to(torch.float8_e4m3fn).float())
+    assert torch.equal(
+        reference.paged_attention(step.q, cache, step.meta, 0.25),
+        reference.paged_attention(step.q, cache.float(), step.meta, 0.25),
+    )

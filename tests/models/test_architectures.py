@@ -13,10 +13,13 @@ import torch
 from torch import Tensor
 
 import tiny_models
+from quire.errors import ModelError
 from quire.kernels.types import AttentionMetadata
 from quire.models.causal_lm import CausalLM
 from quire.models.config import ModelConfig
+from quire.models.footprint import weight_bytes
 from quire.models.loader import load_model
+from quire.models.quant.options import WeightOptions
 
 BLOCK_SIZE = 4
 NUM_BLOCKS = 96
@@ -30,6 +33,8 @@ LLAMA3 = {
     "original_max_position_embeddings": 32,
 }
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
+
+QWEN3_MOE = {"num_experts": 6, "num_experts_per_tok": 3, "moe_intermediate_size": 24}
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("LlamaForCausalLM", {}),
@@ -55,6 +60,15 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "qwen3": ("Qwen3ForCausalLM", {}),
     "qwen3 tied biases": ("Qwen3ForCausalLM", {"tie_word_embeddings": True, "attention_bias": True}),
+    "mixtral": ("MixtralForCausalLM", {"num_local_experts": 4}),
+    "mixtral window": ("MixtralForCausalLM", {"num_local_experts": 4, "sliding_window": 6}),
+    "qwen3 moe": ("Qwen3MoeForCausalLM", QWEN3_MOE),
+    "qwen3 moe with dense layers": (
+        "Qwen3MoeForCausalLM",
+        QWEN3_MOE
+        | {"norm_topk_prob": True, "mlp_only_layers": [1], "use_sliding_window": True}
+        | {"sliding_window": 5},
+    ),
     "qwen3 window in layer types": (
         "Qwen3ForCausalLM",
         {
@@ -155,7 +169,9 @@ def greedy(folder: Path, ids: list[int], max_tokens: int) -> list[int]:
     return out
 
 
-@pytest.mark.parametrize("case", ["llama", "mistral window", "qwen2 tied yarn", "qwen3"])
+@pytest.mark.parametrize(
+    "case", ["llama", "mistral window", "qwen2 tied yarn", "qwen3", "mixtral", "qwen3 moe"]
+)
 def test_greedy_tokens(case: str, tiny_model: Callable[..., Path]) -> None:
     folder, ids = make(case, tiny_model), prompt(8, 11)
     assert greedy(folder, ids, 24) == tiny_models.oracle_greedy(folder, ids, 24)
@@ -174,3 +190,23 @@ def test_bfloat16_stays_close(tiny_model: Callable[..., Path]) -> None:
     reference = tiny_models.oracle_logits(folder, ids)
     assert logits.dtype == torch.float32
     assert (logits - reference).abs().mean() < 0.05 * reference.abs().mean()
+
+
+def test_experts_stay_float(tiny_model: Callable[..., Path]) -> None:
+    """Only the output projection of a mixture can be rounded; what else is asked for is refused."""
+    folder = make("mixtral", tiny_model)
+    config = ModelConfig.from_folder(folder)
+    with pytest.raises(ModelError, match="quantization=int8 is not possible"):
+        load_model(
+            folder, config, device="cpu", dtype=torch.float32, options=WeightOptions(quantization="int8")
+        )
+    options = WeightOptions(lm_head="int8")
+    model = load_model(folder, config, device="cpu", dtype=torch.float32, options=options)
+    assert model.lm_head.weight.format == "int8"
+    experts = model.model.layers[0].block_sparse_moe.gate_up  # type: ignore[attr-defined]
+    assert experts.stacked().shape == (4, 2 * 96, 64)
+    assert weight_bytes(config, torch.float32, options) > sum(
+        2 * 96 * 64 * 4 * config.num_experts for _ in range(config.num_layers)
+    )
+    noise = load_model(folder, config, device="cpu", dtype=torch.float32, load_format="dummy")
+    assert Cache(noise, 1, seed=1).step({0: prompt(1, 5)})[0].isfinite().all()

@@ -72,6 +72,13 @@ def test_token_ids_outside_the_vocabulary_are_dropped(parse: Callable[..., Model
 
 
 MISTRAL: dict[str, Any] = {"architectures": ["MistralForCausalLM"], "num_key_value_heads": 2}
+MIXTRAL: dict[str, Any] = {"architectures": ["MixtralForCausalLM"], "num_key_value_heads": 2}
+QWEN3_MOE: dict[str, Any] = {
+    "architectures": ["Qwen3MoeForCausalLM"],
+    "num_key_value_heads": 2,
+    "num_experts": 6,
+    "moe_intermediate_size": 48,
+}
 QWEN2: dict[str, Any] = {"architectures": ["Qwen2ForCausalLM"], "num_key_value_heads": 2}
 
 
@@ -82,6 +89,10 @@ QWEN2: dict[str, Any] = {"architectures": ["Qwen2ForCausalLM"], "num_key_value_h
         (MISTRAL, (4096, 4096, 4096)),
         (MISTRAL | {"sliding_window": None}, (0, 0, 0)),
         (MISTRAL | {"sliding_window": 7}, (7, 7, 7)),
+        (MIXTRAL, (0, 0, 0)),
+        (MIXTRAL | {"sliding_window": 7}, (7, 7, 7)),
+        (QWEN3_MOE | {"num_experts_per_tok": 2, "sliding_window": 7}, (0, 0, 0)),
+        (QWEN3_MOE | {"num_experts_per_tok": 2, "use_sliding_window": True, "sliding_window": 7}, (7, 7, 7)),
         (QWEN2 | {"sliding_window": 7, "max_window_layers": 1}, (0, 0, 0)),
         (QWEN2 | {"use_sliding_window": True, "sliding_window": 7, "max_window_layers": 1}, (0, 7, 7)),
         (QWEN2 | {"use_sliding_window": True, "sliding_window": None, "max_window_layers": 1}, (0, 0, 0)),
@@ -128,6 +139,10 @@ def test_sliding_windows(
         ({"partial_rotary_factor": 0.5}, ["partial_rotary_factor", "0.5"]),
         (QWEN2 | {"layer_types": ["full_attention"]}, ["layer_types", "3 times"]),
         (QWEN2 | {"layer_types": ["sliding_attention"] * 3}, ["sliding_window"]),
+        (MIXTRAL | {"num_experts_per_tok": 9}, ["num_experts_per_tok", "9", "(8)"]),
+        (MIXTRAL | {"hidden_act": "gelu"}, ["hidden_act", "gelu", "silu"]),
+        (MIXTRAL | {"quantization_config": {"quant_method": "awq"}}, ["quantization_config", "experts"]),
+        (QWEN3_MOE, ["num_experts_per_tok", "8", "(6)"]),
         ({"quantization_config": {"quant_method": "aqlm"}}, ["quant_method", "aqlm", "awq"]),
         ({"architectures": ["GPT2LMHeadModel"]}, ["GPT2LMHeadModel", "LlamaForCausalLM", "Qwen3ForCausalLM"]),
         ({"architectures": None}, ["no architecture", "LlamaForCausalLM"]),
@@ -140,6 +155,17 @@ def test_refusals_name_the_field_and_the_value(
     with pytest.raises(ModelError) as caught:
         parse(**fields)
     assert all(word in caught.value.message for word in words), caught.value.message
+
+
+def test_mixtures_of_experts(parse: Callable[..., ModelConfig]) -> None:
+    mixtral = parse(**MIXTRAL)
+    assert (mixtral.num_experts, mixtral.num_experts_per_token, mixtral.moe_intermediate_size) == (8, 2, 128)
+    assert (mixtral.renormalize_experts, mixtral.dense_layers, mixtral.rope.theta) == (True, frozenset(), 1e6)
+    qwen = parse(**QWEN3_MOE, num_experts_per_tok=2, decoder_sparse_step=2, mlp_only_layers=[1])
+    assert (qwen.num_experts, qwen.num_experts_per_token, qwen.moe_intermediate_size) == (6, 2, 48)
+    assert (qwen.renormalize_experts, qwen.dense_layers) == (False, {0, 1, 2})
+    assert parse(**QWEN3_MOE, num_experts_per_tok=2, norm_topk_prob=True).renormalize_experts
+    assert parse().num_experts == 0
 
 
 def test_remote_code_is_untrusted(parse: Callable[..., ModelConfig]) -> None:

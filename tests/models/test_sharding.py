@@ -270,7 +270,7 @@ def test_an_mlp_keeps_groups_whole_where_it_can(tiny_model: Callable[..., Path])
 def test_the_footprint_of_the_parts_is_that_of_the_whole(config: ModelConfig) -> None:
     options = WeightOptions()
     whole = weight_bytes(config, torch.float32, options)
-    parts = [weight_bytes(config, torch.float32, options, Ranks(rank, 2)) for rank in range(2)]
+    parts = [weight_bytes(config, torch.float32, options, "cpu", Ranks(rank, 2)) for rank in range(2)]
     norms = 4 * config.hidden_size * (2 * config.num_layers + 1)
     assert sum(parts) == whole + norms, "norms are at both"
     # What one rank has of the random numbers of "dummy" must be its part in shape, too.

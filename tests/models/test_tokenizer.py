@@ -130,8 +130,15 @@ def test_defused_conversations_hold_no_special_tokens(folder: Path) -> None:
 
 
 def test_defusing_leaves_other_values_alone(folder: Path) -> None:
-    value = {"a": [1, None, True, 2.5, "<|nothing|>"], "<|end|>": {"b": "plain"}}
+    value = {"a": [1, None, True, 2.5, "<|nothing|>"], "<|b|>": {"b": "plain"}}
     assert Tokenizer.from_folder(folder).defuse(value) == value
+
+
+def test_keys_are_defused_too(folder: Path) -> None:
+    tokenizer = Tokenizer.from_folder(folder)
+    (key,) = tokenizer.defuse({"<|end|>": 1})
+    assert END not in tokenizer.encode(key)
+    assert tokenizer.decode(tokenizer.encode(key)) == "<|end|>"
 
 
 def test_ids_that_are_no_tokens_have_no_text(folder: Path) -> None:

@@ -61,7 +61,10 @@ async def serve_in_process(
     app = create_app(engine, settings)
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://quire", **client) as http:
-        yield Served(engine, app.state.context, http)
+        try:
+            yield Served(engine, app.state.context, http)
+        finally:
+            await engine.close_grammars()
 
 
 @contextlib.asynccontextmanager

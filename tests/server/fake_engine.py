@@ -1,8 +1,8 @@
 """An engine without a model, in this process: what the server needs, with real text handling.
 
 Its tokenizer has one token per byte. Its "model" repeats the prompt, starting at the choice's index,
-and ends after `answer_tokens` tokens. A prompt's vector says how many of its tokens are 0, 1, ..., 7
-modulo 8, each plus one.
+and ends after `answer_tokens` tokens; or it says what `script` holds, a text for each choice. A prompt's
+vector says how many of its tokens are 0, 1, ..., 7 modulo 8, each plus one.
 """
 
 from __future__ import annotations
@@ -12,13 +12,16 @@ import itertools
 import os
 import struct
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
+import quire
 from quire.engine.async_engine import StatsListener
 from quire.engine.config import EngineConfig
+from quire.engine.grammar_checker import GrammarChecker
 from quire.engine.input_check import check_request
 from quire.engine.output_processor import OutputProcessor
 from quire.engine.outputs import RequestOutput
@@ -33,6 +36,8 @@ from quire.models.pooling import PoolingConfig
 from quire.models.tokenizer import Tokenizer
 
 EOS = 256
+EMBEDDED = Path(quire.__file__).parent / "models" / "embedded" / "weights"
+"""A tokenizer on disk, for the process that tries grammars; which one makes no difference to it."""
 BLOCK_SIZE = 16
 TEMPLATE = (
     "{% for message in messages %}[{{ message.role }}{% if message.name %} {{ message.name }}{% endif %}]"
@@ -41,31 +46,41 @@ TEMPLATE = (
 )
 
 
-def byte_tokenizer() -> Tokenizer:
-    """One token per byte, and `<eos>` behind them."""
+def byte_tokenizer(special_tokens: Sequence[str] = ()) -> Tokenizer:
+    """One token per byte, `<eos>` behind them, and further special tokens."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     backend = Backend(
         models.BPE(vocab={character: index for index, character in enumerate(alphabet)}, merges=[])
     )
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens([AddedToken("<eos>", special=True)])
+    backend.add_special_tokens([AddedToken(text, special=True) for text in ("<eos>", *special_tokens)])
     return Tokenizer(backend, None, (EOS,))
 
 
 class FakeEngine:
     """The methods of `AsyncEngine` that the server uses, and switches for what tests want to see."""
 
-    def __init__(self, *, max_model_len: int = 512, answer_tokens: int = 12) -> None:
+    def __init__(
+        self,
+        *,
+        max_model_len: int = 512,
+        answer_tokens: int = 12,
+        template: str = TEMPLATE,
+        special_tokens: Sequence[str] = (),
+        script: Sequence[str] = (),
+    ) -> None:
         self.config = EngineConfig(model="fake", max_model_len=max_model_len)
         self.max_model_len = max_model_len
         self.answer_tokens = answer_tokens
-        self.tokenizer = byte_tokenizer()
+        self.tokenizer = byte_tokenizer(special_tokens)
+        self.script = list(script)
         self.pooling = PoolingConfig(hidden_size=8, shorter=(4,))
         self.model_config = SimpleNamespace(
             vocab_size=self.tokenizer.vocab_size, eos_token_ids=(EOS,), generation=GenerationDefaults()
         )
-        self.chat_template = ChatTemplate({"default": TEMPLATE}, {})
+        self._grammars = GrammarChecker(EMBEDDED, self.tokenizer, self.model_config)
+        self.chat_template = ChatTemplate({"default": template}, {})
         self.is_ready = True
         self.is_alive = True
         self.stats = EngineStats(pid=os.getpid(), num_blocks=100, num_free_blocks=100)
@@ -87,6 +102,10 @@ class FakeEngine:
     async def shutdown(self) -> None:
         self._is_shut_down = True
         self.going.set()
+        await self.close_grammars()
+
+    async def close_grammars(self) -> None:
+        await self._grammars.close()
 
     async def generate(
         self,
@@ -104,6 +123,8 @@ class FakeEngine:
             max_model_len=self.max_model_len,
             eos_token_ids=(EOS,),
         )
+        if params.structured_outputs is not None:
+            await self._grammars.check(params.structured_outputs)
         self.seen.append((prompt_token_ids, params, priority, cache_salt))
         if self.refuse_with is not None:
             raise self.refuse_with
@@ -154,6 +175,10 @@ class FakeEngine:
             limit = self.max_model_len - len(prompt)
         ends = step == self.answer_tokens and not params.ignore_eos
         token = EOS if ends else prompt[(step + choice) % len(prompt)]
+        if self.script:
+            said = self.tokenizer.encode(self.script[choice % len(self.script)], add_special_tokens=False)
+            ends = step >= len(said)
+            token = EOS if ends else said[step]
         delta = TokenDelta(
             choice_id,
             [] if limit == 0 else [token],

@@ -31,7 +31,11 @@ def compile_case(case: Any, arch: int) -> dict[str, Any]:
     constants = {(names.index(name),): value for name, value in case.constants.items()}
     aligned = {(names.index(name),): [["tt.divisibility", 16]] for name in case.aligned}
     source = ASTSource(case.kernel, signature, constants, aligned)
-    options = {"num_warps": case.num_warps, "num_stages": case.num_stages}
+    options = {
+        "num_warps": case.num_warps,
+        "num_stages": case.num_stages,
+        "enable_fp_fusion": case.fp_fusion,
+    }
     compiled = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
     return {
         "case": case.name,
@@ -56,7 +60,7 @@ def resources(cubin: bytes) -> dict[str, int]:
 def main() -> None:
     module = importlib.import_module(f"quire.kernels.triton.{sys.argv[1]}")
     for case in module.compile_cases():
-        for arch in map(int, sys.argv[2:]):
+        for arch in set(map(int, sys.argv[2:])) & set(case.archs):
             print(json.dumps(compile_case(case, arch)), flush=True)
 
 
