@@ -15,8 +15,6 @@ UNSUPPORTED_IN_COUNT: dict[str, tuple[object, ...]] = {
     "mcp_servers": ([],),
     "output_config": (),
     "thinking": ({"type": "disabled"},),
-    "tool_choice": (),
-    "tools": ([],),
 }
 UNSUPPORTED = UNSUPPORTED_IN_COUNT | {
     "container": (),
@@ -32,20 +30,73 @@ class CacheControl(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     ttl: Literal["5m"] | None = None
 
 
-class TextBlock(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+class TextBlock(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, tag_field="type", tag="text"):
     """A piece of a turn or of the system prompt."""
 
-    type: Literal["text"]
     text: str
     citations: Annotated[list[Any], msgspec.Meta(max_length=0)] | None = None
     cache_control: CacheControl | None = None
+
+
+class ThinkingBlock(
+    msgspec.Struct, forbid_unknown_fields=True, kw_only=True, tag_field="type", tag="thinking"
+):
+    """What the model thought, sent back; the signature is another server's affair."""
+
+    thinking: str
+    signature: str | None = None
+
+
+class ToolUseBlock(
+    msgspec.Struct, forbid_unknown_fields=True, kw_only=True, tag_field="type", tag="tool_use"
+):
+    """A call of the model, sent back."""
+
+    id: str
+    name: str
+    input: dict[str, Any]
+    caller: None = None
+    cache_control: CacheControl | None = None
+
+
+class ToolResultBlock(
+    msgspec.Struct, forbid_unknown_fields=True, kw_only=True, tag_field="type", tag="tool_result"
+):
+    """What a tool said. Templates know no failures: the text of one begins with "Error: "."""
+
+    tool_use_id: str
+    content: str | list[TextBlock] | None = None
+    is_error: bool | None = None
+    cache_control: CacheControl | None = None
+
+
+Block = TextBlock | ThinkingBlock | ToolUseBlock | ToolResultBlock
+
+
+class ToolDefinition(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """A function that the model may call."""
+
+    name: str
+    input_schema: dict[str, Any]
+    description: str | None = None
+    type: Literal["custom"] | None = None
+    strict: bool | None = None
+    cache_control: CacheControl | None = None
+
+
+class ToolChoice(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """Whether the model may, must or must not call; `name` is the function that "tool" demands."""
+
+    type: Literal["auto", "any", "tool", "none"]
+    name: str | None = None
+    disable_parallel_tool_use: bool | None = None
 
 
 class InputMessage(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """One turn; turns of one role that follow each other are one."""
 
     role: Literal["user", "assistant"]
-    content: str | list[TextBlock]
+    content: str | list[Block]
 
 
 class CountTokensRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -54,6 +105,8 @@ class CountTokensRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=Tru
     model: str
     messages: list[InputMessage]
     system: str | list[TextBlock] | None = None
+    tools: list[ToolDefinition] | None = None
+    tool_choice: ToolChoice | None = None
     cache_control: CacheControl | None = None
 
 
@@ -81,12 +134,29 @@ class TokenCount(msgspec.Struct):
     input_tokens: int
 
 
-class AnswerBlock(msgspec.Struct, kw_only=True):
+class AnswerText(msgspec.Struct, kw_only=True, tag_field="type", tag="text"):
     """A piece of the answer."""
 
-    type: Literal["text"] = "text"
     text: str
     citations: None = None
+
+
+class AnswerThinking(msgspec.Struct, kw_only=True, tag_field="type", tag="thinking"):
+    """What the model thought first. There is nothing to sign."""
+
+    thinking: str
+    signature: str = ""
+
+
+class AnswerToolUse(msgspec.Struct, kw_only=True, tag_field="type", tag="tool_use"):
+    """A call."""
+
+    id: str
+    name: str
+    input: dict[str, Any]
+
+
+AnswerBlock = AnswerText | AnswerThinking | AnswerToolUse
 
 
 class MessageUsage(msgspec.Struct, kw_only=True):
@@ -98,7 +168,7 @@ class MessageUsage(msgspec.Struct, kw_only=True):
     cache_read_input_tokens: int
 
 
-StopReason = Literal["end_turn", "max_tokens", "stop_sequence"]
+StopReason = Literal["end_turn", "max_tokens", "stop_sequence", "tool_use"]
 
 
 class MessageAnswer(msgspec.Struct, kw_only=True):
@@ -133,11 +203,29 @@ class TextDelta(msgspec.Struct, tag_field="type", tag="text_delta"):
     text: str
 
 
+class ThinkingDelta(msgspec.Struct, tag_field="type", tag="thinking_delta"):
+    """New thoughts."""
+
+    thinking: str
+
+
+class SignatureDelta(msgspec.Struct, tag_field="type", tag="signature_delta"):
+    """The end of the thoughts."""
+
+    signature: str = ""
+
+
+class InputDelta(msgspec.Struct, tag_field="type", tag="input_json_delta"):
+    """More of a call's input, a JSON text."""
+
+    partial_json: str
+
+
 class BlockDelta(msgspec.Struct, tag_field="type", tag="content_block_delta"):
     """What is new in a block."""
 
     index: int
-    delta: TextDelta
+    delta: TextDelta | ThinkingDelta | SignatureDelta | InputDelta
 
 
 class BlockStop(msgspec.Struct, tag_field="type", tag="content_block_stop"):

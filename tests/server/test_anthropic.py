@@ -205,7 +205,7 @@ async def test_counted_tokens_are_those_of_the_prompt(served: Served) -> None:
         ({"messages": [{"role": "system", "content": "a"}]}, "system"),
         ({"messages": [*HI, {"role": "assistant", "content": " "}]}, "messages"),
         ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "image"),
-        ({"tools": [{"name": "f"}]}, "tools"),
+        ({"tools": [{"name": "f", "input_schema": {}}]}, "tools"),  # this model has no form for calls
         ({"tool_choice": {"type": "auto"}}, "tool_choice"),
         ({"thinking": {"type": "enabled", "budget_tokens": 1024}}, "thinking"),
         ({"cache_control": {"type": "ephemeral", "ttl": "1h"}}, "1h"),
