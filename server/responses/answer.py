@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterator
+from typing import Literal
 
 import msgspec
 
@@ -13,12 +14,13 @@ from ..context import RequestRecord, ServerContext
 from ..errors import error_details
 from ..generation import DeltaStream, Job
 from ..openai.protocol import CompletionTokensDetails, PromptTokensDetails
+from ..openai.turns import Turn
 from ..sse import event
+from .items import Event, ItemWriter
 from .protocol import (
     CreateResponse,
     IncompleteDetails,
-    OutputMessage,
-    OutputText,
+    ReasoningSettings,
     ResponseError,
     ResponseObject,
     ResponseUsage,
@@ -26,9 +28,11 @@ from .protocol import (
 
 
 class Answer:
-    """A response that grows. One message with one text, until it is finished or fails."""
+    """A response that grows until it is finished or fails."""
 
-    def __init__(self, context: ServerContext, record: RequestRecord, body: CreateResponse, job: Job) -> None:
+    def __init__(
+        self, context: ServerContext, record: RequestRecord, body: CreateResponse, job: Job, turn: Turn
+    ) -> None:
         self._record = record
         self._num_events = 0
         (params,) = job.params
@@ -46,24 +50,38 @@ class Answer:
             store=body.store is not False,
             temperature=params.temperature,
             top_p=params.top_p,
+            parallel_tool_calls=body.parallel_tool_calls is not False,
+            reasoning=body.reasoning or ReasoningSettings(),
+            tool_choice=body.tool_choice or "auto",
+            tools=body.tools or [],
             user=body.user,
         )
-        self._item = OutputMessage(id=f"msg_{record.internal_id}", status="in_progress", content=[])
+        self._turn = turn
+        self._items = ItemWriter(record.internal_id)
 
-    def finish(self, text: str, part: CompletionOutput) -> None:
-        """Takes in the whole text, and from the last output why it ended."""
+    def finish(self, part: CompletionOutput) -> None:
+        """Takes in a whole answer."""
+        for _ in self._items.take(self._turn.deltas(part)):
+            pass  # the items are built in passing
+        for _ in self._end(part):
+            pass
+
+    def _end(self, part: CompletionOutput) -> Iterator[Event]:
+        """Takes in why the answer ended, as the last output says it."""
         record, response = self._record, self.response
-        ended = "incomplete" if part.finish_reason == "length" else "completed"
-        self._item.status = response.status = ended
-        self._item.content = [OutputText(text=text)]
-        response.output = [self._item]
+        ended: Literal["incomplete", "completed"] = (
+            "incomplete" if part.finish_reason == "length" else "completed"
+        )
+        yield from self._items.end(ended)
+        response.status = ended
+        response.output = list(self._items.items)
         if ended == "incomplete":
             response.incomplete_details = IncompleteDetails(reason="max_output_tokens")
         response.usage = ResponseUsage(
             input_tokens=record.num_prompt_tokens,
             input_tokens_details=PromptTokensDetails(record.num_cached_tokens),
             output_tokens=record.num_generation_tokens,
-            output_tokens_details=CompletionTokensDetails(0),
+            output_tokens_details=CompletionTokensDetails(self._turn.num_reasoning_tokens),
             total_tokens=record.num_prompt_tokens + record.num_generation_tokens,
         )
 
@@ -79,33 +97,26 @@ class Answer:
 
     async def events(self, deltas: DeltaStream, finished: Callable[[], None]) -> AsyncGenerator[bytes, None]:
         """The events of the stream; `finished` is called before the last one."""
-        response, item = self.response, self._item
-        at = {"item_id": item.id, "output_index": 0, "content_index": 0}
-        yield self._event("response.created", response=response)
-        yield self._event("response.in_progress", response=response)
-        yield self._event("response.output_item.added", output_index=0, item=item)
-        yield self._event("response.content_part.added", **at, part=OutputText(text=""))
-        texts: list[str] = []
+        response = self.response
+        yield self._event("created", {"response": response})
+        yield self._event("in_progress", {"response": response})
         async for batch in deltas:
             for part in (part for _, output in batch for part in output.outputs):
-                if part.text:
-                    texts.append(part.text)
-                    yield self._event("response.output_text.delta", **at, delta=part.text, logprobs=[])
+                for kind, fields in self._items.take(self._turn.deltas(part)):
+                    yield self._event(kind, fields)
                 if part.finish_reason is not None:
-                    self.finish("".join(texts), part)
-        (text,) = item.content
-        yield self._event("response.output_text.done", **at, text=text.text, logprobs=[])
-        yield self._event("response.content_part.done", **at, part=text)
-        yield self._event("response.output_item.done", output_index=0, item=item)
+                    for kind, fields in self._end(part):
+                        yield self._event(kind, fields)
         finished()
-        yield self._event(f"response.{response.status}", response=response)
+        yield self._event(response.status, {"response": response})
 
     def failure_event(self, error: Exception) -> bytes:
         """The last event of a stream that fails."""
         self.fail(error)
-        return self._event("response.failed", response=self.response)
+        return self._event("failed", {"response": self.response})
 
-    def _event(self, kind: str, **fields: object) -> bytes:
+    def _event(self, kind: str, fields: dict[str, object]) -> bytes:
+        kind = f"response.{kind}"
         body = {"type": kind, "sequence_number": self._num_events, **fields}
         self._num_events += 1
         return event(msgspec.json.encode(body), kind)

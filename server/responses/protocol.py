@@ -18,17 +18,13 @@ UNSUPPORTED: dict[str, tuple[object, ...]] = {
     "include": ([],),
     "max_tool_calls": (),
     "moderation": (),
-    "parallel_tool_calls": (True,),
     "prompt": (),
     "prompt_cache_key": (),
     "prompt_cache_options": (),
     "prompt_cache_retention": (),
-    "reasoning": ({},),
     "service_tier": ("auto", "default"),  # there is one tier
     "stream_options": ({}, {"include_obfuscation": False}),
     "text": ({}, {"format": {"type": "text"}}),
-    "tool_choice": ("auto", "none"),
-    "tools": ([],),
     "top_logprobs": (0,),
     "truncation": ("disabled",),
 }
@@ -39,23 +35,61 @@ Nothing = Annotated[list[Any], msgspec.Meta(max_length=0)]
 Status = Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
 
 
-class InputPart(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """A piece of a message: a user's, or one of an answer that is sent back."""
+ItemStatus = Literal["in_progress", "completed", "incomplete"]
 
-    type: Literal["input_text", "output_text"]
+
+class InputPart(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """A piece of an item: a user's, or one of an answer that is sent back."""
+
+    type: Literal["input_text", "output_text", "reasoning_text", "summary_text"]
     text: str
     annotations: Nothing | None = None
     logprobs: Nothing | None = None
 
 
-class InputMessage(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """A turn of the conversation. `id` and `status` are there when an answer is sent back."""
+class InputItem(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """A message, a call, what came of a call, or what the model thought; see `conversation` for which
+    fields each has. `id` and `status` are there when an answer is sent back."""
 
-    type: Literal["message"] = "message"
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[InputPart]
+    type: Literal["message", "function_call", "function_call_output", "reasoning"] = "message"
     id: str | None = None
-    status: Literal["in_progress", "completed", "incomplete"] | None = None
+    status: ItemStatus | None = None
+    role: Literal["system", "developer", "user", "assistant"] | None = None
+    content: str | list[InputPart] | None = None
+    call_id: str | None = None
+    name: str | None = None
+    arguments: str | None = None
+    output: str | list[InputPart] | None = None
+    summary: list[InputPart] | None = None
+    encrypted_content: None = None
+    parsed_arguments: None = None
+
+
+class FunctionTool(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """A function that the model may call."""
+
+    type: Literal["function"]
+    name: str
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class NamedFunction(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """Demands a call of one function."""
+
+    type: Literal["function"]
+    name: str
+
+
+class ReasoningSettings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """`effort` is for models whose chat template knows it. Nothing is summarised."""
+
+    effort: str | None = None
+    summary: None = None
+
+
+ToolChoice = Literal["none", "auto", "required"] | NamedFunction
 
 
 class CreateResponse(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -66,7 +100,7 @@ class CreateResponse(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """
 
     model: str | None = None
-    input: str | list[InputMessage]
+    input: str | list[InputItem]
     instructions: str | None = None
     previous_response_id: str | None = None
     max_output_tokens: int | None = None
@@ -75,6 +109,10 @@ class CreateResponse(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     stream: bool | None = None
     store: bool | None = None
     background: bool | None = None
+    tools: list[FunctionTool] | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    reasoning: ReasoningSettings | None = None
     metadata: dict[str, str] | None = None
     safety_identifier: str | None = None
     user: str | None = None
@@ -99,13 +137,44 @@ class OutputText(msgspec.Struct, kw_only=True):
 
 
 class OutputMessage(msgspec.Struct, kw_only=True):
-    """The model's turn."""
+    """What the model says."""
 
     id: str
     type: Literal["message"] = "message"
-    status: Literal["in_progress", "completed", "incomplete"]
+    status: ItemStatus
     role: Literal["assistant"] = "assistant"
     content: list[OutputText]
+
+
+class ReasoningText(msgspec.Struct, kw_only=True):
+    """The text of what the model thinks."""
+
+    type: Literal["reasoning_text"] = "reasoning_text"
+    text: str
+
+
+class OutputReasoning(msgspec.Struct, kw_only=True):
+    """What the model thinks."""
+
+    id: str
+    type: Literal["reasoning"] = "reasoning"
+    status: ItemStatus
+    summary: list[str] = msgspec.field(default_factory=list[str])
+    content: list[ReasoningText]
+
+
+class OutputCall(msgspec.Struct, kw_only=True):
+    """A call; `arguments` is a JSON text."""
+
+    id: str
+    type: Literal["function_call"] = "function_call"
+    status: ItemStatus
+    call_id: str
+    name: str
+    arguments: str
+
+
+OutputItem = OutputMessage | OutputReasoning | OutputCall
 
 
 class ResponseUsage(msgspec.Struct, kw_only=True):
@@ -157,14 +226,15 @@ class ResponseObject(msgspec.Struct, kw_only=True):
     max_output_tokens: int | None
     metadata: dict[str, str]
     model: str
-    output: list[OutputMessage] = msgspec.field(default_factory=list[OutputMessage])
+    output: list[Any] = msgspec.field(default_factory=list[Any])  # of OutputItem
     parallel_tool_calls: bool = True
     previous_response_id: str | None
     store: bool
     temperature: float
     text: TextSettings = msgspec.field(default_factory=TextSettings)
-    tool_choice: Literal["auto"] = "auto"
-    tools: list[str] = msgspec.field(default_factory=list[str])
+    reasoning: ReasoningSettings = msgspec.field(default_factory=ReasoningSettings)
+    tool_choice: ToolChoice = "auto"
+    tools: list[FunctionTool] = msgspec.field(default_factory=list[FunctionTool])
     top_p: float
     truncation: Literal["disabled"] = "disabled"
     usage: ResponseUsage | None = None

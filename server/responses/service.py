@@ -9,22 +9,24 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from ...engine.outputs import RequestOutput
 from ...errors import InvalidRequest, QuireError
 from ..context import RequestRecord, ServerContext
-from ..generation import DeltaStream, Job, collect, run, while_connected
+from ..generation import DeltaStream, collect, run, while_connected
 from ..json_body import read_message
-from ..openai.chat import make_chat
-from ..openai.common import check_common, check_metadata
-from ..openai.message_protocol import ContentPart, Message
+from ..openai.chat import READING_COST, Chat, make_chat
+from ..openai.common import answer_bytes, check_common, check_metadata
+from ..openai.message_protocol import Message
 from ..openai.protocol import ChatCompletionRequest
 from ..sse import StreamStyle, open_stream
 from .answer import Answer
-from .protocol import UNSUPPORTED, CreateResponse, DeletedResponse, InputMessage
+from .conversation import read_choice, read_input, read_tool
+from .protocol import UNSUPPORTED, CreateResponse, DeletedResponse, NamedFunction
 from .store import ResponseStore, StoredResponse
 
 logger = logging.getLogger("quire.server")
 
-PARAMS = {"max_tokens": "max_output_tokens", "messages": "input", "prompt": "input"}
+PARAMS = {"max_tokens": "max_output_tokens", "prompt": "input", "reasoning_effort": "reasoning.effort"}
 """Names of a chat's fields, under which its functions report errors, and what they are called here."""
 
 SAME_FIELDS = (
@@ -59,7 +61,9 @@ class Responses:
         try:
             return await self._create(request, body)
         except InvalidRequest as error:
-            error.param = PARAMS.get(error.param or "", error.param)
+            param = error.param or ""
+            # Items are not the messages that they become one by one.
+            error.param = "input" if param.startswith("messages") else PARAMS.get(param, error.param)
             raise
 
     async def _create(self, request: Request, body: CreateResponse) -> Response:
@@ -68,15 +72,16 @@ class Responses:
             raise InvalidRequest("background and stream exclude each other", param="background")
         if body.background and body.store is False:
             raise InvalidRequest("background needs store: true", param="background")
-        messages = [*self._history(body.previous_response_id), *_messages(body.input)]
+        messages = [*self._history(body.previous_response_id), *read_input(body.input)]
         chat = _chat(body, messages)
         check_common(self._context, request, chat)
         check_metadata(record, body.metadata, body.safety_identifier)
-        job = (await make_chat(self._context, request, chat)).job
-        answer = Answer(self._context, record, body, job)
+        asked = await make_chat(self._context, request, chat)
+        job = asked.job
+        answer = Answer(self._context, record, body, job, asked.turn(self._context.engine.tokenizer))
         stored = StoredResponse(answer.response, messages)
         if body.background:
-            self._start(stored, answer, record, job)
+            self._start(stored, answer, record, asked)
             return _json(answer.encode())
 
         def finished() -> None:
@@ -88,8 +93,7 @@ class Responses:
             style = StreamStyle(failure=answer.failure_event, end=b"")
             return await open_stream(self._context, request, deltas, answer.events(deltas, finished), style)
         ((_, output),) = await while_connected(request.receive, collect(run(self._context, record, job)))
-        (part,) = output.outputs
-        answer.finish(part.text, part)
+        await self._finish(answer, output, asked)
         finished()
         return _json(answer.encode())
 
@@ -137,30 +141,34 @@ class Responses:
             )
         return stored.conversation()
 
-    def _start(self, stored: StoredResponse, answer: Answer, record: RequestRecord, job: Job) -> None:
+    def _start(self, stored: StoredResponse, answer: Answer, record: RequestRecord, asked: Chat) -> None:
         """Makes an answer in the background; the server's end waits for it as for any request."""
         self.store.add(stored)
         context = self._context
         context.num_in_flight += 1
-        stored.task = asyncio.create_task(self._work(stored, answer, record, job))
+        stored.task = asyncio.create_task(self._work(stored, answer, record, asked))
 
         def ended(_: object) -> None:
             context.num_in_flight -= 1
 
         stored.task.add_done_callback(ended)
 
-    async def _work(self, stored: StoredResponse, answer: Answer, record: RequestRecord, job: Job) -> None:
+    async def _work(self, stored: StoredResponse, answer: Answer, record: RequestRecord, asked: Chat) -> None:
         answer.response.status = "in_progress"
         try:
-            ((_, output),) = await collect(run(self._context, record, job))
-            (part,) = output.outputs
-            answer.finish(part.text, part)
+            ((_, output),) = await collect(run(self._context, record, asked.job))
+            await self._finish(answer, output, asked)
         except Exception as error:
             # Nobody waits for it here: who asks for the response learns of it.
             if not isinstance(error, QuireError):
                 logger.exception("request %s failed in the background", record.internal_id)
             answer.fail(error)
         self.store.update(stored)
+
+    async def _finish(self, answer: Answer, output: RequestOutput, asked: Chat) -> None:
+        (part,) = output.outputs
+        size = answer_bytes(output) * (1 if asked.format.is_plain else READING_COST)
+        await self._context.offload(size, lambda: answer.finish(part))
 
     async def _end(self, stored: StoredResponse) -> None:
         if stored.task is None or not stored.is_running:
@@ -174,27 +182,20 @@ class Responses:
 def _chat(body: CreateResponse, messages: list[Message]) -> ChatCompletionRequest:
     """The conversation as a chat, instructions first."""
     first = [] if body.instructions is None else [Message(role="system", content=body.instructions)]
-    return ChatCompletionRequest(
+    chat = ChatCompletionRequest(
         messages=[*first, *messages],
         max_tokens=body.max_output_tokens,
+        reasoning_effort=None if body.reasoning is None else body.reasoning.effort,
         **{name: getattr(body, name) for name in SAME_FIELDS},
     )
-
-
-def _messages(turns: str | list[InputMessage]) -> list[Message]:
-    if isinstance(turns, str):
-        return [Message(role="user", content=turns)]
-    if not turns:
-        raise InvalidRequest("input must not be empty", param="input")
-    return [
-        Message(
-            role=turn.role,
-            content=turn.content
-            if isinstance(turn.content, str)
-            else [ContentPart(type="text", text=part.text) for part in turn.content],
-        )
-        for turn in turns
-    ]
+    choice = body.tool_choice
+    if body.tools or choice not in (None, "auto", "none"):
+        # Without tools, clients may still send what asks for nothing special.
+        chat.tools = [read_tool(tool) for tool in body.tools] if body.tools else None
+        chat.tool_choice = read_choice(choice) if isinstance(choice, NamedFunction) else choice
+    if body.tools or body.parallel_tool_calls is False:
+        chat.parallel_tool_calls = body.parallel_tool_calls
+    return chat
 
 
 def _json(body: bytes) -> Response:

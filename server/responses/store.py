@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from ...errors import NotFound, Overloaded
 from ..openai.message_protocol import Message
+from .conversation import answer_message
 from .protocol import ResponseObject
 
 MESSAGE_BYTES = 512
@@ -35,8 +36,8 @@ class StoredResponse:
 
     def conversation(self) -> list[Message]:
         """All turns, the answer included."""
-        texts = [part.text for item in self.response.output for part in item.content]
-        return [*self.messages, *(Message(role="assistant", content=text) for text in texts)]
+        output = self.response.output
+        return [*self.messages, *([answer_message(output)] if output else [])]
 
     def num_bytes(self) -> int:
         """About what it takes in memory. Turns that responses share are counted for each of them."""
@@ -44,7 +45,8 @@ class StoredResponse:
         for message in self.conversation():
             content = message.content
             parts = [content] if isinstance(content, str) else [part.text for part in content or ()]
-            total += MESSAGE_BYTES + sum(len(part or "") for part in parts)
+            parts += [call.function.arguments for call in message.tool_calls or ()]
+            total += MESSAGE_BYTES + sum(len(part or "") for part in (*parts, message.reasoning))
         return total + len(self.response.instructions or "")
 
 
