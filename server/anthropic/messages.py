@@ -9,12 +9,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ...engine.outputs import CompletionOutput
+from ...errors import InvalidRequest
 from ..context import RequestRecord, ServerContext
 from ..errors import ErrorDetails, error_details, error_status
 from ..generation import DeltaStream, collect, run, while_connected
 from ..json_body import read_message
-from ..openai.chat import READING_COST, make_chat
+from ..openai.chat import READING_COST, Chat, make_chat
 from ..openai.common import answer_bytes, check_common
+from ..openai.protocol import ChatCompletionRequest
 from ..openai.turns import Turn
 from ..sse import StreamStyle, event, open_stream
 from .blocks import BlockWriter, whole_blocks
@@ -38,6 +40,9 @@ from .protocol import (
     TokenCount,
 )
 
+THINKING_SWITCH = "enable_thinking"
+"""The variable by which chat templates let thinking be disabled."""
+
 ERROR_TYPES = {
     401: "authentication_error",
     403: "permission_error",
@@ -59,8 +64,7 @@ async def create_message(context: ServerContext, request: Request) -> Response:
     conversation.temperature = body.temperature
     conversation.top_k, conversation.top_p = body.top_k, body.top_p
     conversation.user = None if body.metadata is None else body.metadata.user_id
-    check_common(context, request, conversation)
-    chat = await make_chat(context, request, conversation)
+    chat = await _make_chat(context, request, body, conversation)
     turn = chat.turn(context.engine.tokenizer)
     answer = MessageAnswer(
         id=f"msg_{record.request_id}", model=context.model_name, content=[], usage=_usage(record)
@@ -86,9 +90,24 @@ async def count_tokens(context: ServerContext, request: Request) -> Response:
     """Counts the tokens of a conversation, as `create_message` would see it."""
     body = await read_message(context, request, CountTokensRequest, unsupported=UNSUPPORTED_IN_COUNT)
     conversation = read_conversation(body)
-    check_common(context, request, conversation)
-    chat = await make_chat(context, request, conversation)
+    chat = await _make_chat(context, request, body, conversation)
     return Response(msgspec.json.encode(TokenCount(len(chat.job.prompts[0]))), media_type="application/json")
+
+
+async def _make_chat(
+    context: ServerContext, request: Request, body: CountTokensRequest, conversation: ChatCompletionRequest
+) -> Chat:
+    """Reads a conversation. Raises `InvalidRequest`, also if the model cannot be kept from thinking."""
+    check_common(context, request, conversation)
+    known = (
+        context.engine.chat_template.variables(with_tools=bool(conversation.tools)) if body.thinking else ()
+    )
+    if THINKING_SWITCH in known:
+        conversation.chat_template_kwargs = {THINKING_SWITCH: False}
+    chat = await make_chat(context, request, conversation)
+    if body.thinking and THINKING_SWITCH not in known and chat.format.model.reasoning is not None:
+        raise InvalidRequest("thinking: this model's chat template cannot disable it", param="thinking")
+    return chat
 
 
 def _stop(turn: Turn, part: CompletionOutput) -> tuple[StopReason, str | None]:

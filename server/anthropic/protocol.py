@@ -14,7 +14,6 @@ UNSUPPORTED_IN_COUNT: dict[str, tuple[object, ...]] = {
     "context_management": (),
     "mcp_servers": ([],),
     "output_config": (),
-    "thinking": ({"type": "disabled"},),
 }
 UNSUPPORTED = UNSUPPORTED_IN_COUNT | {
     "container": (),
@@ -99,6 +98,12 @@ class InputMessage(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     content: str | list[Block]
 
 
+class Thinking(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """Keeps the model from thinking. How much it thinks cannot be chosen: nothing enforces a budget."""
+
+    type: Literal["disabled"]
+
+
 class CountTokensRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """A conversation. If its last turn is the assistant's, the answer goes on with it."""
 
@@ -107,6 +112,7 @@ class CountTokensRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=Tru
     system: str | list[TextBlock] | None = None
     tools: list[ToolDefinition] | None = None
     tool_choice: ToolChoice | None = None
+    thinking: Thinking | None = None
     cache_control: CacheControl | None = None
 
 

@@ -73,7 +73,6 @@ class Answer:
             "incomplete" if part.finish_reason == "length" else "completed"
         )
         yield from self._items.end(ended)
-        response.status = ended
         response.output = list(self._items.items)
         if ended == "incomplete":
             response.incomplete_details = IncompleteDetails(reason="max_output_tokens")
@@ -84,6 +83,7 @@ class Answer:
             output_tokens_details=CompletionTokensDetails(self._turn.num_reasoning_tokens),
             total_tokens=record.num_prompt_tokens + record.num_generation_tokens,
         )
+        response.status = ended  # last, as others may look on from another thread
 
     def fail(self, error: Exception) -> None:
         """Takes in why there is no answer."""

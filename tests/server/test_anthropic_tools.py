@@ -240,3 +240,15 @@ async def test_refusals(body: dict, named: str) -> None:
         error = error_of(await post(served, **{"tools": [WEATHER, TIME]} | body), 400)
         assert named in error["message"]
         assert served.engine.seen == []
+
+
+async def test_thinking_can_be_disabled_where_the_template_can() -> None:
+    off = {"thinking": {"type": "disabled"}}
+    async with serve_in_process(engine("Well.")) as served:
+        await ask(served, **off)
+        assert prompt(served).endswith("[assistant]<think></think>")
+        counted = (await post(served, "/v1/messages/count_tokens", tools=[WEATHER, TIME], **off)).json()
+        assert counted == {"input_tokens": len(served.engine.seen[0][0])}
+    always = TEMPLATE[: TEMPLATE.index("{% if enable_thinking")] + "<think>{# </think> #}"
+    async with serve_in_process(FakeEngine(max_model_len=4096, template=always, script=["Well."])) as served:
+        assert "thinking" in error_of(await post(served, **off), 400)["message"]
