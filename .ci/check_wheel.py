@@ -28,6 +28,8 @@ def check(folder: Path, compiler: str) -> None:
     assert (package / "py.typed").exists(), "py.typed is not in the wheel"
     weights = package / "models" / "embedded" / "weights"
     assert list(weights.glob("*.safetensors")), "the embedded model is not in the wheel"
+    for name in ("index.html", "app.js", "style.css", "grafana.json", "alerts.yml"):
+        assert (package / "server" / "ui" / name).exists(), f"server/ui/{name} is not in the wheel"
     extension = importlib.util.find_spec("quire.kernels._C")
     assert (extension is not None) == (compiler == "present"), f"extension {extension}, compiler {compiler}"
 

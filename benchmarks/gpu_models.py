@@ -16,9 +16,10 @@ import torch
 from gpu_kernels import Limits, synchronize
 from shapes import SHAPES, write_config
 
-from quire.engine.build import build_engine, weight_bytes
+from quire.engine.build import build_engine
 from quire.engine.config import EngineConfig
 from quire.engine.engine import EngineRequest, Handle, Runner
+from quire.engine.model_choice import weight_bytes
 from quire.engine.sampling_params import SamplingParams
 from quire.engine.scheduler import ModelRunnerOutput, SchedulerOutput
 

@@ -135,7 +135,8 @@ def _extension() -> str:
 
 
 def _model(config: EngineConfig) -> Section:
-    from ..engine.build import check_weights_fit, choose, plan_memory, pool_budget, weight_bytes
+    from ..engine.model_choice import check_weights_fit, choose, weight_bytes
+    from ..engine.pool import plan_memory, pool_budget
 
     section: Section = {"name": config.model_name}
     try:

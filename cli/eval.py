@@ -21,7 +21,7 @@ from .options import ENGINE, takes
 from .text_windows import windows_of
 
 if TYPE_CHECKING:
-    from ..engine.build import ModelChoice
+    from ..engine.model_choice import ModelChoice
 
 LONGEST_DEFAULT_WINDOW = 2048
 FORMAT = re.compile(r"(float32|bfloat16|float16)|(int8|int4)(?:-g(\d+))?(-float)?")
@@ -162,7 +162,7 @@ def _format_of(config: EngineConfig, choice: ModelChoice) -> str:
 
 
 def _choose(config: EngineConfig) -> ModelChoice:
-    from ..engine.build import choose
+    from ..engine.model_choice import choose
 
     try:
         return choose(config)
@@ -174,7 +174,7 @@ def _choose(config: EngineConfig) -> ModelChoice:
 
 def _evaluate(format: str, config: EngineConfig, windows: Sequence[Window]) -> Result:
     """Loads the model in a format and evaluates it; it is gone before the next one is loaded."""
-    from ..engine.build import weight_bytes
+    from ..engine.model_choice import weight_bytes
 
     llm = open_llm(config)
     evaluation = evaluate_windows(llm, windows, description=format, progress=sys.stderr.isatty())

@@ -16,8 +16,8 @@ from .logs import LogLevel, set_up_logging
 from .text_windows import windows_of
 
 if TYPE_CHECKING:
-    from ..engine.build import ModelChoice
     from ..engine.evaluation import Window
+    from ..engine.model_choice import ModelChoice
     from ..models.causal_lm import CausalLM
     from ..models.quant.gptq_quantizer import GptqOptions
 
@@ -95,7 +95,7 @@ def quantize(
 
 
 def _choose(model: str) -> ModelChoice:
-    from ..engine.build import choose
+    from ..engine.model_choice import choose
 
     choice = choose(EngineConfig(model=model, device="cpu"))
     if choice.config.quantization is not None:
@@ -142,7 +142,7 @@ def _quantize(
 def _load(choice: ModelChoice, num_threads: int | None) -> CausalLM:
     import torch
 
-    from ..engine.build import usable_cores
+    from ..engine.model_choice import usable_cores
     from ..kernels import cpu
     from ..models.loader import load_model
 

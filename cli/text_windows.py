@@ -9,7 +9,7 @@ from ..engine.evaluation import Window, cut_windows, leading_tokens
 from ..errors import ContextLengthExceeded, InvalidRequest
 
 if TYPE_CHECKING:
-    from ..engine.build import ModelChoice
+    from ..engine.model_choice import ModelChoice
 
 
 def windows_of(

@@ -23,6 +23,7 @@ from ..models.config import ModelConfig
 from ..models.pooling import PoolingConfig
 from ..models.tokenizer import Tokenizer
 from . import protocol
+from .block_map import BlockMap
 from .config import EngineConfig
 from .find import FoundModel, find_model
 from .grammar_checker import GrammarChecker
@@ -33,6 +34,7 @@ from .protocol import (
     Abort,
     Add,
     Alive,
+    Blocks,
     Failed,
     FromEngine,
     Ready,
@@ -41,6 +43,8 @@ from .protocol import (
     Start,
     Step,
     ToEngine,
+    Unwatch,
+    Watch,
 )
 from .request import FinishedRequest
 from .sampling_params import SamplingParams
@@ -119,6 +123,7 @@ class AsyncEngine:
         chat_template: The model's chat template, which refuses if there is none.
         max_model_len: Tokens of a request, prompt and output.
         stats: The engine's figures after its last step.
+        block_map: What each KV-cache block is doing, while somebody watches it.
     """
 
     def __init__(self, config: EngineConfig, found: FoundModel) -> None:
@@ -130,6 +135,7 @@ class AsyncEngine:
         self.chat_template = ChatTemplate.from_folder(found.folder)
         self.stats = EngineStats()
         self._folder = found.folder
+        self.block_map = BlockMap(self._watch_blocks)
         self._processor = OutputProcessor(self.tokenizer)
         self._grammars = GrammarChecker(found.folder, self.tokenizer, found.config)
         self._queues: dict[str, asyncio.Queue[RequestOutput | QuireError]] = {}
@@ -267,6 +273,11 @@ class AsyncEngine:
         if choice_ids and self._engine is not None:
             self._engine.send(Abort(choice_ids, reason))
 
+    def _watch_blocks(self, wanted: bool) -> None:
+        # An engine that is starting is told when it is ready.
+        if self._ready and self._engine is not None:
+            self._engine.send(Watch() if wanted else Unwatch())
+
     async def _wait_ready(self, process: EngineProcess) -> None:
         message = await process.receive()
         while isinstance(message, Alive):
@@ -277,6 +288,8 @@ class AsyncEngine:
                 self.max_model_len = max_model_len
                 self._last_sign = time.monotonic()
                 self._ready = True
+                if self.block_map.num_watchers:
+                    process.send(Watch())
             case Failed():
                 raise message.to_error()
             case _:
@@ -294,6 +307,7 @@ class AsyncEngine:
                     # Whatever cannot be taken in, an engine whose answers are lost is of no use.
                     logger.exception("the engine's messages cannot be taken in")
                 self._ready = False
+                self.block_map.clear()
                 self._fail_all("the engine process ended; it is being restarted")
                 delay = 0.0
             code = await process.stop()
@@ -315,6 +329,8 @@ class AsyncEngine:
                     self._take_step(message)
                 case Alive():
                     pass
+                case Blocks(runs, is_whole):
+                    self.block_map.update(runs, is_whole=is_whole)
                 case Refused(request_ids, text):
                     self._refuse(request_ids, text)
                 case _:

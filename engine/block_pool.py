@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+
+FREE, CACHED, OWNED, SHARED = b"fcos"
+"""A block's state, as `BlockPool.states` gives it: free with no content, free with content that can be
+found again, held by one request, held by several."""
 
 
 class BlockPool:
@@ -26,6 +30,7 @@ class BlockPool:
         self._free: OrderedDict[int, None] = OrderedDict.fromkeys(range(num_blocks))
         self._hash_of: list[bytes | None] = [None] * num_blocks
         self._block_of: dict[bytes, int] = {}
+        self._changed: set[int] | None = None  # since the last look, while somebody looks
 
     @property
     def num_free_blocks(self) -> int:
@@ -57,6 +62,8 @@ class BlockPool:
                 self._hash_of[block] = None
             self._reference_counts[block] = 1
             blocks.append(block)
+        if self._changed is not None:
+            self._changed.update(blocks)
         return blocks
 
     def lookup(self, content: bytes) -> int | None:
@@ -73,6 +80,8 @@ class BlockPool:
             if self._reference_counts[block] == 0:
                 del self._free[block]
             self._reference_counts[block] += 1
+        if self._changed is not None:
+            self._changed.update(blocks)
 
     def release(self, blocks: Sequence[int]) -> None:
         """Gives back one reference to each block, last block first.
@@ -90,6 +99,8 @@ class BlockPool:
                 if self._hash_of[block] is None:
                     # Nothing to lose: reuse it before any block that holds content.
                     self._free.move_to_end(block, last=False)
+        if self._changed is not None:
+            self._changed.update(blocks)
 
     def publish(self, block: int, content: bytes) -> None:
         """Lists a full, computed block in the index; the first block with a content stays listed."""
@@ -104,6 +115,29 @@ class BlockPool:
             if content is not None:
                 del self._block_of[content]
                 self._hash_of[block] = None
+                if self._changed is not None:
+                    self._changed.add(block)
+
+    def track_changes(self, wanted: bool) -> None:
+        """Starts, or stops, remembering which blocks change their state."""
+        self._changed = set() if wanted else None
+
+    def take_changes(self) -> set[int]:
+        """The blocks that may have changed since the last call, or since `track_changes`."""
+        changed = self._changed or set[int]()
+        if changed:
+            self._changed = set()
+        return changed
+
+    def states(self, blocks: Iterable[int]) -> bytes:
+        """The state of each block: `FREE`, `CACHED`, `OWNED` or `SHARED`."""
+        counts, hashes = self._reference_counts, self._hash_of
+        return bytes(
+            (SHARED if counts[block] > 1 else OWNED)
+            if counts[block]
+            else (FREE if hashes[block] is None else CACHED)
+            for block in blocks
+        )
 
     def check_integrity(self, tables: Sequence[Sequence[int]]) -> None:
         """Raises AssertionError unless the pool's books agree with the block tables in use.

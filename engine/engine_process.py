@@ -19,8 +19,23 @@ from typing import NoReturn
 
 from ..errors import Overloaded, QuireError, RankFailed
 from . import protocol
+from .block_map import BlockReporter
 from .engine import Engine, split_choices
-from .protocol import Abort, Add, Alive, Failed, Ready, Refused, ResetPrefixCache, Start, Step, ToEngine
+from .protocol import (
+    Abort,
+    Add,
+    Alive,
+    Blocks,
+    Failed,
+    Ready,
+    Refused,
+    ResetPrefixCache,
+    Start,
+    Step,
+    ToEngine,
+    Unwatch,
+    Watch,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -105,16 +120,21 @@ def serve(engine: Engine, connection: Connection) -> NoReturn:
     connection.send(Step([], engine.stats(), []))
     if engine.grammars is not None:
         engine.grammars.on_ready = connection.wake
+    pool = engine.scheduler.block_manager.pool
+    reporter = BlockReporter(
+        pool, lambda runs, is_whole: connection.send(Blocks(runs, is_whole)), time.monotonic
+    )
     while True:
         message = connection.receive() if engine.has_work else connection.wait()
         while message is not None:
-            handle(engine, connection, message)
+            handle(engine, connection, reporter, message)
             message = connection.receive()
         deltas = engine.step() if engine.has_work else []
         connection.send(Step(deltas, engine.stats(), engine.take_finished()))
+        reporter.after_step(is_idle=not engine.has_work)
 
 
-def handle(engine: Engine, connection: Connection, message: ToEngine) -> None:
+def handle(engine: Engine, connection: Connection, reporter: BlockReporter, message: ToEngine) -> None:
     """Acts on one message."""
     match message:
         case Add(choice_ids, prompt_token_ids, params):
@@ -137,6 +157,10 @@ def handle(engine: Engine, connection: Connection, message: ToEngine) -> None:
                 engine.abort(request_id, reason)
         case ResetPrefixCache():
             engine.reset_prefix_cache()
+        case Watch():
+            reporter.watch()
+        case Unwatch():
+            reporter.unwatch()
         case Start():
             raise RuntimeError("the engine has started already")
 

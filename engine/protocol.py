@@ -13,6 +13,7 @@ import msgspec
 
 from .. import errors
 from ..errors import EngineError, QuireError
+from .block_map import Run
 from .config import EngineConfig
 from .outputs import FinishReason
 from .request import FinishedRequest
@@ -57,6 +58,14 @@ class Abort(msgspec.Struct, tag="abort"):
 
 class ResetPrefixCache(msgspec.Struct, tag="reset_prefix_cache"):
     """To the engine: forget cached prefixes."""
+
+
+class Watch(msgspec.Struct, tag="watch"):
+    """To the engine: report what each block is doing, and from then on what changes."""
+
+
+class Unwatch(msgspec.Struct, tag="unwatch"):
+    """To the engine: report no more on blocks."""
 
 
 class Ready(msgspec.Struct, tag="ready"):
@@ -105,12 +114,24 @@ class Step(msgspec.Struct, tag="step"):
     finished: list[FinishedRequest]
 
 
+class Blocks(msgspec.Struct, tag="blocks"):
+    """From the engine, a few times a second while it is watched: blocks that changed.
+
+    Attributes:
+        runs: Of neighbouring blocks; see `block_map.Run`.
+        is_whole: Whether these are all blocks, as in a watch's first report.
+    """
+
+    runs: list[Run]
+    is_whole: bool
+
+
 class Alive(msgspec.Struct, tag="alive"):
     """From the engine, every second, also in the middle of a long step."""
 
 
-ToEngine = Start | Add | Abort | ResetPrefixCache
-FromEngine = Ready | Failed | Refused | Step | Alive
+ToEngine = Start | Add | Abort | ResetPrefixCache | Watch | Unwatch
+FromEngine = Ready | Failed | Refused | Step | Blocks | Alive
 
 _encoder = msgspec.msgpack.Encoder()
 _to_engine = msgspec.msgpack.Decoder(ToEngine)

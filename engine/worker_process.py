@@ -23,7 +23,7 @@ from torch import Tensor
 from ..errors import QuireError, RankFailed
 from ..models.causal_lm import CausalLM
 from ..models.parallel import Ranks
-from . import build, rank_protocol
+from . import build, model_choice, pool, rank_protocol
 from .memory import MemoryPlan
 from .rank_protocol import HEADER_FIELDS, Command, JsonObject, StartWorker
 
@@ -75,19 +75,19 @@ def start(message: StartWorker, parent: Parent) -> tuple[CausalLM, Ranks, list[T
     """Loads this rank's part of the model, and allocates its cache as large as rank 0 says."""
     config = message.config
     ranks = Ranks(message.rank, config.tensor_parallel_size)
-    choice = build.for_rank(build.choose(config), ranks)
+    choice = model_choice.for_rank(model_choice.choose(config), ranks)
     if choice.device.type == "cuda":
         torch.cuda.set_device(choice.device)
     model = build.load(config, choice, ranks)
     parent.send({"loaded": True})
     parent.wait()
     ranks.connect(Path(message.rendezvous), choice.device)
-    taken = build.to_come(config, choice, model)
-    parent.send({"budget": build.pool_budget(config, choice, to_come=taken)})
+    taken = pool.to_come(config, choice, model)
+    parent.send({"budget": pool.pool_budget(config, choice, to_come=taken)})
     told = parent.wait()
-    shape = build.kv_cache_shape(choice, config.block_size)
+    shape = pool.kv_cache_shape(choice, config.block_size)
     plan = MemoryPlan(shape, 0, told["num_blocks"], told["max_model_len"], "as rank 0 says")
-    caches = build.allocate_kv_caches(choice, plan)
+    caches = pool.allocate_kv_caches(choice, plan)
     parent.send({"ready": True})
     return model, ranks, caches
 

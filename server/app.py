@@ -17,6 +17,8 @@ from .errors import answer_http_exception, answer_quire_error
 from .gate import RequestGate
 from .health import TYPES as HEALTH_TYPES
 from .health import health_routes
+from .live import TYPES as LIVE_TYPES
+from .live import live_routes
 from .metrics import Metrics
 from .openai.embeddings import TYPES as EMBEDDING_TYPES
 from .openai.embeddings import embedding_routes
@@ -28,6 +30,7 @@ from .openai.scores import TYPES as SCORE_TYPES
 from .openai.scores import score_routes
 from .openai.tokenize import TYPES as TOKENIZE_TYPES
 from .openai.tokenize import tokenize_routes
+from .page import page_routes
 from .responses.routes import TYPES as RESPONSES_TYPES
 from .responses.routes import responses_routes
 from .settings import ServerSettings
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
 
 TYPES = (
     *HEALTH_TYPES,
+    *LIVE_TYPES,
     *OPENAI_TYPES,
     *EMBEDDING_TYPES,
     *POOLING_TYPES,
@@ -67,6 +71,7 @@ def create_app(engine: AsyncEngine, settings: ServerSettings | None = None) -> F
     app.add_middleware(RequestGate, context=context)
     for routes in (
         health_routes,
+        live_routes,
         openai_routes,
         embedding_routes,
         pooling_routes,
@@ -76,5 +81,6 @@ def create_app(engine: AsyncEngine, settings: ServerSettings | None = None) -> F
         anthropic_routes,
     ):
         app.include_router(routes(context))
+    app.include_router(page_routes())
     openapi.install(app, TYPES)
     return app

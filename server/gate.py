@@ -68,6 +68,12 @@ class RequestGate:
                 await error_response(error, record.write_error)(scope, receive, reply)
         finally:
             self.context.num_in_flight -= counted
+            self.context.metrics.observe_http(
+                scope["method"],
+                getattr(scope.get("route"), "path", None),
+                record.status,
+                time.perf_counter() - record.started,
+            )
             _log(scope, record)
 
     def _check(self, scope: Scope, record: RequestRecord) -> None:
@@ -81,7 +87,7 @@ class RequestGate:
         if (request_id := given.get(b"x-request-id")) is not None:
             record.request_id = check_request_id(request_id.decode("latin-1"), "X-Request-Id")
         path: bytes = scope["raw_path"]
-        if self._key is not None and path not in PROBES:
+        if self._key is not None and path not in PROBES and not is_page(scope, given):
             if not any(hmac.compare_digest(key, self._key) for key in _given_keys(given)):
                 raise Unauthenticated(
                     "a valid API key is required: Authorization: Bearer KEY, or X-Api-Key: KEY"
@@ -117,6 +123,19 @@ class _Reply:
                 headers.append((b"connection", b"close"))
             message["headers"] = headers
         await self.send(message)
+
+
+def is_page(scope: Scope, headers: dict[bytes, bytes]) -> bool:
+    """Whether a browser asks for a part of the web page, which is the same for all and asks for the key."""
+    path: bytes = scope["raw_path"]
+    if scope["method"] not in ("GET", "HEAD"):
+        return False
+    return path.startswith(b"/ui/") or (path == b"/" and wants_page(headers.get(b"accept", b"")))
+
+
+def wants_page(accept: bytes) -> bool:
+    """Whether an Accept header is a browser's."""
+    return b"text/html" in accept.lower()
 
 
 def header_bytes(headers: Iterable[tuple[bytes, bytes]]) -> int:

@@ -9,9 +9,9 @@ import pytest
 from typer.main import get_command
 
 from quire.cli import app
-from quire.engine.build import CPU_BATCHED_TOKENS, GPU_BATCHED_TOKENS
 from quire.engine.config import EngineConfig
 from quire.engine.memory import CPU_MEMORY_FRACTION, GPU_MEMORY_FRACTION
+from quire.engine.pool import CPU_BATCHED_TOKENS, GPU_BATCHED_TOKENS
 from quire.models.registry import known_architectures
 from quire.server.settings import API_KEY_FILE_VARIABLE, API_KEY_VARIABLE, ServerSettings
 

@@ -36,6 +36,7 @@ PURE = (
     "in_flight",
     "waiting_queue",
     "block_pool",
+    "block_map",
     "block_manager",
     "request",
     "sampling_params",

@@ -235,3 +235,31 @@ def test_the_engine_does_not_outlive_its_parent(tiny_model: Callable[..., Path])
         child = psutil.Process(int(parent.stdout.readline()))
         parent.kill()
         child.wait()
+
+
+async def test_the_blocks_can_be_watched_also_across_a_restart(engine: AsyncEngine) -> None:
+    screen = bytearray()
+
+    async def shows(wanted: Callable[[bytes], bool]) -> None:
+        while not wanted(bytes(screen)):
+            for first, states in watcher.take():
+                screen[first : first + len(states)] = states
+            await asyncio.sleep(0.01)
+
+    async def always_busy() -> None:
+        while True:
+            await collect(engine, PROMPTS[0])
+
+    await until(lambda: engine.stats.num_blocks > 0)
+    with engine.block_map.watch() as watcher:
+        await shows(lambda states: states == b"f" * engine.stats.num_blocks)
+        busy = asyncio.create_task(always_busy())
+        await shows(lambda states: b"o" in states or b"s" in states)
+        busy.cancel()
+        await asyncio.wait({busy})
+        await until(lambda: all_free(engine))
+        await shows(lambda states: b"o" not in states and b"s" not in states)
+        assert screen.count(b"c") == engine.stats.num_cached_blocks > 0
+        os.kill(engine.stats.pid, signal.SIGKILL)
+        await shows(lambda states: states == b"f" * engine.stats.num_blocks)
+    assert engine.block_map.num_blocks == 0

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from quire.engine.build import choose, kv_cache_shape
 from quire.engine.config import EngineConfig
+from quire.engine.model_choice import choose
+from quire.engine.pool import kv_cache_shape
 
 
 @pytest.mark.parametrize(

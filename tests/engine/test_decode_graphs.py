@@ -26,10 +26,11 @@ from fakes import (
     random_prompt,
 )
 from quire import LLM, SamplingParams
-from quire.engine.build import allocate_kv_caches, choose
 from quire.engine.decode_graphs import CudaGraphs, RepeatedCalls, padded_sizes, why_not_capturable
 from quire.engine.engine import Engine
+from quire.engine.model_choice import choose
 from quire.engine.model_runner import ModelRunner
+from quire.engine.pool import allocate_kv_caches
 from quire.engine.request import Request
 from quire.kernels import cpu
 

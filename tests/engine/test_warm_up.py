@@ -13,11 +13,13 @@ from torch import Tensor
 
 from fakes import EchoModel, echo_cache
 from quire.engine import build
-from quire.engine.build import choose, plan_memory, pool_budget, start_runner
+from quire.engine.build import start_runner
 from quire.engine.config import EngineConfig
 from quire.engine.decode_graphs import Outputs, RepeatedCalls, Replay, padded_sizes
 from quire.engine.memory import KVCacheShape, MemoryPlan, plan_pool
+from quire.engine.model_choice import choose
 from quire.engine.model_runner import ModelRunner
+from quire.engine.pool import plan_memory, pool_budget
 from quire.engine.profile import MAX_ATTEMPTS, with_smaller_pools
 from quire.engine.warm_up import keep_triton_cache, warm_up, warm_up_steps
 from quire.errors import ModelTooLarge

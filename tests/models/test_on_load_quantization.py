@@ -20,8 +20,8 @@ from safetensors.torch import load_file, save_file
 import tiny_models
 from quant_models import dequantized, logits_of, oracle_logits, oracle_with
 from quire import LLM
-from quire.engine.build import weight_bytes
 from quire.engine.config import EngineConfig
+from quire.engine.model_choice import weight_bytes
 from quire.errors import ModelError
 from quire.kernels import cpu, ops, reference
 from quire.models.causal_lm import CausalLM
@@ -238,7 +238,7 @@ def test_the_engine_takes_the_settings(tiny_model: Callable[..., Path]) -> None:
 )
 @pytest.mark.usefixtures("plain_weights")
 def test_the_footprint_is_known_before(settings: dict[str, Any], tiny_model: Callable[..., Path]) -> None:
-    from quire.engine.build import choose
+    from quire.engine.model_choice import choose
 
     config = EngineConfig(model=str(tiny_model("Qwen2ForCausalLM")), **settings)
     choice = choose(config)

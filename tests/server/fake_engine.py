@@ -20,6 +20,7 @@ from tokenizers import Tokenizer as Backend
 
 import quire
 from quire.engine.async_engine import StatsListener
+from quire.engine.block_map import BlockMap
 from quire.engine.config import EngineConfig
 from quire.engine.grammar_checker import GrammarChecker
 from quire.engine.input_check import check_request
@@ -84,6 +85,8 @@ class FakeEngine:
         self.is_ready = True
         self.is_alive = True
         self.stats = EngineStats(pid=os.getpid(), num_blocks=100, num_free_blocks=100)
+        self.watching: list[bool] = []  # what the block map's watchers asked for
+        self.block_map = BlockMap(self._watch)
         self.num_cached_tokens = 0
         self.refuse_with: QuireError | Exception | None = None
         self.fail_after: tuple[int, Exception] | None = None  # after so many steps
@@ -98,6 +101,11 @@ class FakeEngine:
 
     def add_stats_listener(self, listener: StatsListener) -> None:
         self._listeners.append(listener)
+
+    def _watch(self, wanted: bool) -> None:
+        self.watching.append(wanted)
+        if wanted:
+            self.block_map.update([(0, b"f" * self.stats.num_blocks)], is_whole=True)
 
     async def shutdown(self) -> None:
         self._is_shut_down = True

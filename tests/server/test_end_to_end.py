@@ -307,3 +307,28 @@ async def test_oversubscription_and_drain(tmp_path) -> None:
         assert not psutil.pid_exists(server.engine_pid)
     finally:
         server.stop()
+
+
+async def test_the_live_view_shows_the_cache(client: httpx.AsyncClient) -> None:
+    """What a watcher saw page by page is, in the end, what the metrics count."""
+    pages = bytearray()
+    seen: set[int] = set()
+    async with client.stream("GET", "/engine/live") as response:
+        lines = (line async for line in response.aiter_lines() if line)
+        work: asyncio.Task[list[str]] | None = None
+        async for line in lines:
+            state = json.loads(line.removeprefix("data: "))
+            for first, letters in state["pages"]:
+                pages[first : first + len(letters)] = letters.encode()
+                seen.update(pages)
+            if len(pages) == 1024 and work is None:
+                work = asyncio.create_task(answers(client, range(40, 48), 200))
+            idle = state["num_running"] == 0 and not {*b"os"} & {*pages}
+            if work is not None and work.done() and idle:
+                break
+        assert work is not None
+        await work
+    assert {*b"foc"} <= seen
+    counted = await metrics(client)
+    assert pages.count(b"c") == counted["num_cached_kv_cache_blocks"]
+    assert len(pages) == counted["num_kv_cache_blocks"]

@@ -25,6 +25,9 @@ HISTOGRAMS = (
     "request_prefill_time_seconds",
     "request_decode_time_seconds",
     "request_inference_time_seconds",
+    "request_prompt_tokens",
+    "request_generation_tokens",
+    "request_time_per_output_token_seconds",
     "iteration_tokens_total",
 )
 
@@ -93,6 +96,9 @@ async def test_metrics(served: Served) -> None:
     assert after["quire:time_to_first_token_seconds_sum"] == pytest.approx(2 * 0.3)
     assert after["quire:e2e_request_latency_seconds_count"] == 2
     assert after["quire:inter_token_latency_seconds_count"] == 3 + 12
+    assert after["quire:request_prompt_tokens_sum"] == 2 * len("hello")
+    assert after["quire:request_generation_tokens_sum"] == 4 + 13
+    assert after["quire:request_time_per_output_token_seconds_sum"] == pytest.approx(0.3 / 3 + 0.3 / 12)
     assert after["quire:iteration_tokens_total_count"] == 4 + 13
     assert after["quire:kv_cache_usage_perc"] == 0
     assert after["quire_engine_process_resident_memory_bytes"] > 0
