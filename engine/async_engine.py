@@ -15,10 +15,12 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
+from functools import cached_property
 
 from ..errors import EngineDied, EngineError, Overloaded, QuireError, Unavailable, request_failure
 from ..models.chat_template import ChatTemplate
 from ..models.config import ModelConfig
+from ..models.pooling import PoolingConfig
 from ..models.tokenizer import Tokenizer
 from . import protocol
 from .block_map import BlockMap
@@ -132,6 +134,7 @@ class AsyncEngine:
         self.tokenizer = Tokenizer.from_folder(found.folder)
         self.chat_template = ChatTemplate.from_folder(found.folder)
         self.stats = EngineStats()
+        self._folder = found.folder
         self.block_map = BlockMap(self._watch_blocks)
         self._processor = OutputProcessor(self.tokenizer)
         self._grammars = GrammarChecker(found.folder, self.tokenizer, found.config)
@@ -170,6 +173,11 @@ class AsyncEngine:
             raise
         engine._supervisor = asyncio.create_task(engine._supervise(process))
         return engine
+
+    @cached_property
+    def pooling(self) -> PoolingConfig:
+        """How the model makes embeddings. Raises `ModelError` if it asks for what quire does not do."""
+        return PoolingConfig.from_folder(self._folder)
 
     @property
     def is_ready(self) -> bool:

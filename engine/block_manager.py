@@ -38,9 +38,11 @@ class BlockManager:
     def find_cached_prefix(self, request: Request) -> list[int]:
         """The cached blocks at the request's start; at least its last token is left to compute.
 
-        A request that wants prompt log-probabilities needs every row computed and gets none.
+        A request that wants prompt log-probabilities, or the mean of the hidden states, needs every
+        row computed and gets none.
         """
-        if not self.enable_prefix_caching or request.params.prompt_logprobs is not None:
+        params = request.params
+        if not self.enable_prefix_caching or params.prompt_logprobs is not None or params.pooling == "mean":
             return []
         blocks: list[int] = []
         limit = (request.num_tokens - 1) // self.block_size

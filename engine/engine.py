@@ -301,7 +301,8 @@ class Engine:
         for delta in deltas:
             stats.generation_tokens += len(delta.token_ids)
         for chunk in scheduled.chunks:
-            if chunk.samples and chunk.end == chunk.request.num_prompt_tokens:
+            request = chunk.request
+            if chunk.end == request.num_prompt_tokens and (chunk.samples or request.params.pooling):
                 stats.prompt_tokens += chunk.end
 
     def _find_culprits(self, failed: SchedulerOutput) -> list[TokenDelta]:
@@ -364,6 +365,7 @@ class Engine:
             output.logprobs.update({start + i: v for i, v in part.logprobs.items()})
             output.prompt_logprobs.update({start + i: v for i, v in part.prompt_logprobs.items()})
             output.errors.update({start + i: v for i, v in part.errors.items()})
+            output.pooled.update({start + i: v for i, v in part.pooled.items()})
 
 
 def _needs_its_tokens(scheduled: SchedulerOutput) -> bool:

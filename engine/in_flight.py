@@ -40,6 +40,9 @@ class StepsInFlight:
         self._steps: deque[SchedulerOutput] = deque()
         self._ended: list[tuple[SchedulerOutput, Request]] = []
 
+    def __len__(self) -> int:
+        return len(self._steps)
+
     @property
     def will_free_blocks(self) -> bool:
         """Whether blocks become free when the steps in flight are done."""

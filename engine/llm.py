@@ -20,6 +20,8 @@ from .engine import split_choices
 from .input_check import check_request, resolve_bad_words, truncate_prompt
 from .output_processor import OutputProcessor, keep_best, merge
 from .outputs import CompletionOutput, RequestOutput
+from .pooling_methods import PoolingMethods
+from .prompts import Prompt, as_list
 from .sampling_params import SamplingParams
 from .stats import EngineStats
 
@@ -27,14 +29,11 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-Prompt = str | Sequence[int] | Mapping[str, Sequence[int]]
-"""Text, token ids, or token ids as `{"prompt_token_ids": [...]}`."""
-
 Message = Mapping[str, Any]
 """A chat message: `{"role": ..., "content": ...}`."""
 
 
-class LLM:
+class LLM(PoolingMethods):
     """A model that generates text, in this process. For one thread at a time.
 
     On a CPU the C++ kernels take all threads, and torch is set to one for the whole process.
@@ -59,6 +58,7 @@ class LLM:
         self.config = EngineConfig(model=model, **settings)
         self.engine, choice, self.memory_plan = build_engine(self.config, progress=sys.stderr.isatty())
         self.model_config = choice.config
+        self._folder = choice.folder
         self.max_model_len = choice.max_model_len
         self.tokenizer = Tokenizer.from_folder(choice.folder)
         self.chat_template = ChatTemplate.from_folder(choice.folder)
@@ -86,7 +86,7 @@ class LLM:
         Raises:
             InvalidRequest: If a prompt or a parameter does not fit; then nothing is generated.
         """
-        prompt_list = _as_list(prompts)
+        prompt_list = as_list(prompts)
         default = self.get_default_sampling_params()
         params_list = _one_each("sampling_params", sampling_params or default, len(prompt_list))
         priorities = _one_each("priority", 0 if priority is None else priority, len(prompt_list))
@@ -134,7 +134,7 @@ class LLM:
             InvalidRequest: If a prompt or a parameter does not fit; then nothing is generated.
             EngineError: If the engine fails on a beam.
         """
-        checked = [self._check(prompt, params.as_sampling_params()) for prompt in _as_list(prompts)]
+        checked = [self._check(prompt, params.as_sampling_params()) for prompt in as_list(prompts)]
         eos = self.model_config.eos_token_ids
         searches = [BeamSearch(token_ids, params, eos) for token_ids, _, _ in checked]
         while running := [search for search in searches if search.beams]:
@@ -296,15 +296,6 @@ def _mark_failed(output: RequestOutput) -> None:
     for choice in output.outputs:
         choice.finish_reason = choice.finish_reason or "error"
     output.finished = True
-
-
-def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
-    """One prompt as a list of one. A sequence of integers is one prompt."""
-    if isinstance(prompts, str | Mapping):
-        return [prompts]
-    if prompts and isinstance(prompts[0], int):
-        return [cast("Sequence[int]", prompts)]
-    return list(cast("Sequence[Prompt]", prompts))
 
 
 def _conversations(messages: Sequence[Message] | Sequence[Sequence[Message]]) -> list[Sequence[Message]]:

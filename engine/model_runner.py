@@ -15,6 +15,7 @@ from ..kernels.types import AttentionMetadata
 from .block_tables import BlockTables, DeviceBlockTables
 from .decode_graphs import DecodeGraphs, GraphMaker, Model
 from .device_sampling import Draw, device_draw, draw_packed, needs_host, pack_draw_inputs
+from .pooler import Pooler, to_bytes
 from .request import Request
 from .sampler import NUMERICAL_ERROR, PendingSample, PendingScores, Sampler, score
 from .scheduler import ModelRunnerOutput, ScheduledChunk, SchedulerOutput
@@ -35,6 +36,7 @@ class StepHandle:
         is_kept: Whether the device has noted them as the last ones of their requests.
         failed: bool `[num_chunks]`, which chunks computed something that is no number; None if all sample.
         prompt_scores: By chunk, the log-probabilities of its prompt tokens.
+        pooled: By chunk, the vector of its prompt: fp32 `[hidden]`.
         wait: Returns when the copies to the host have arrived.
     """
 
@@ -44,6 +46,7 @@ class StepHandle:
     is_kept: bool = False
     failed: Tensor | None = None
     prompt_scores: dict[int, list[PendingScores]] = field(default_factory=dict[int, list[PendingScores]])
+    pooled: dict[int, Tensor] = field(default_factory=dict[int, Tensor])
     wait: Callable[[], None] | None = None
 
     def result(self) -> ModelRunnerOutput:
@@ -58,6 +61,7 @@ class StepHandle:
             output.errors = dict.fromkeys(failed, NUMERICAL_ERROR)
         for i, scores in self.prompt_scores.items():
             output.prompt_logprobs[i] = [entry for part in scores for entry in part.entries()]
+        output.pooled = {i: to_bytes(vector) for i, vector in self.pooled.items()}
         if self.sample is not None:
             sampled, sampling = self.sample.finish(), self.sampling
             for row, i in enumerate(sampling):
@@ -92,6 +96,7 @@ class ModelRunner:
         self.max_model_len = max_model_len
         self.block_tables = BlockTables(max_num_seqs, -(-max_model_len // self.block_size))
         self.sampler = Sampler()
+        self.pooler = Pooler()
         self.draw: Draw | None = device_draw(self.device)
         self.recorded: cpu.RecordedForward | None = None
         self.graphs: DecodeGraphs | None = None
@@ -167,6 +172,7 @@ class ModelRunner:
     def _start(self, scheduled: SchedulerOutput) -> StepHandle:
         """Launches the step's work."""
         self.block_tables.release(scheduled.released)
+        self.pooler.release(scheduled.released)
         chunks = scheduled.chunks
         handle = StepHandle(len(chunks))
         if not chunks:
@@ -178,7 +184,7 @@ class ModelRunner:
         if (
             self.graphs is not None
             and scheduled.num_tokens == len(chunks) <= self.graphs.max_size
-            and not any(map(_scores_prompt, chunks))
+            and not any(map(_needs_states, chunks))
         ):
             self._replay(self.graphs, chunks, rows, handle)
         else:
@@ -224,6 +230,7 @@ class ModelRunner:
         else:
             hidden = self.recorded(input_ids, meta)
         self._score_prompts(chunks, hidden, handle)
+        handle.pooled = self.pooler.pool(chunks, hidden)
         if hidden.shape[0] > len(chunks):
             hidden = hidden[last_rows]
         sampling = handle.sampling
@@ -310,10 +317,13 @@ class ModelRunner:
                 pending.fetch(fetch)
         if handle.failed is not None:
             handle.failed = fetch(handle.failed)
+        handle.pooled = {i: fetch(vector) for i, vector in handle.pooled.items()}
         handle.wait = self._transfers.fence()
 
 
-def _scores_prompt(chunk: ScheduledChunk) -> bool:
-    """Whether log-probabilities of prompt tokens are wanted of a chunk."""
+def _needs_states(chunk: ScheduledChunk) -> bool:
+    """Whether log-probabilities of prompt tokens are wanted of a chunk, or its hidden states."""
     request = chunk.request
+    if request.params.pooling is not None:
+        return True
     return request.params.prompt_logprobs is not None and chunk.start < request.num_prompt_tokens - 1

@@ -132,6 +132,7 @@ class OutputProcessor:
             if output is None:
                 output = outputs[state.request_id] = self._new_output(state, delta)
             output.outputs.append(completion)
+            output.pooled = delta.pooled
             output.finished = all(choice.finished for choice in state.choices)
             if output.finished:
                 self.remove(state.request_id)
@@ -198,6 +199,7 @@ def merge(total: RequestOutput | None, delta: RequestOutput) -> RequestOutput:
     if delta.prompt_logprobs is not None:
         total.prompt_logprobs = delta.prompt_logprobs
     total.num_cached_tokens = delta.num_cached_tokens
+    total.pooled = delta.pooled
     total.finished = delta.finished
     by_index = {choice.index: choice for choice in total.outputs}
     for new in delta.outputs:

@@ -62,6 +62,7 @@ class RequestOutput:
         outputs: The choices, or in streaming the choices that changed.
         finished: Whether every choice has a finish reason.
         num_cached_tokens: Prompt tokens that were found in the prefix cache.
+        pooled: The prompt's vector, if pooling was asked for: float32, little-endian.
     """
 
     request_id: str
@@ -71,3 +72,58 @@ class RequestOutput:
     outputs: list[CompletionOutput] = field(default_factory=list[CompletionOutput])
     finished: bool = False
     num_cached_tokens: int = 0
+    pooled: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingOutput:
+    """The vector of a prompt."""
+
+    embedding: list[float]
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingRequestOutput:
+    """What `LLM.embed` gives for a prompt; fields as in `RequestOutput`."""
+
+    request_id: str
+    prompt_token_ids: list[int]
+    outputs: EmbeddingOutput
+    num_cached_tokens: int = 0
+    finished: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class PoolingOutput:
+    """The vector of a prompt, as it was asked for."""
+
+    data: list[float]
+
+
+@dataclass(frozen=True, slots=True)
+class PoolingRequestOutput:
+    """What `LLM.encode` gives for a prompt; fields as in `RequestOutput`."""
+
+    request_id: str
+    prompt_token_ids: list[int]
+    outputs: PoolingOutput
+    num_cached_tokens: int = 0
+    finished: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class ScoringOutput:
+    """How alike two texts are: the cosine of their embeddings, in -1..1."""
+
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class ScoringRequestOutput:
+    """What `LLM.score` gives for a pair; `prompt_token_ids` are those of both texts."""
+
+    request_id: str
+    prompt_token_ids: list[int]
+    outputs: ScoringOutput
+    num_cached_tokens: int = 0
+    finished: bool = True

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ..errors import InvalidRequest
+from ..models.pooling import PoolingMode
 from .structured_params import StructuredOutputsParams
 
 MAX_CHOICES = 128
@@ -88,6 +89,8 @@ class SamplingParams:
             besides `max_tokens` (besides one token if that is None).
         skip_special_tokens: Whether the text leaves special tokens out.
         structured_outputs: A form that the output must have.
+        pooling: Make one vector of the prompt's last hidden states, and sample nothing; needs
+            `max_tokens=0`.
     """
 
     n: int = 1
@@ -115,6 +118,7 @@ class SamplingParams:
     truncate_prompt_tokens: int | None = None
     skip_special_tokens: bool = True
     structured_outputs: StructuredOutputsParams | None = None
+    pooling: PoolingMode | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.stop, str):
@@ -162,7 +166,11 @@ class SamplingParams:
     def _check_lengths(self) -> None:
         if self.max_tokens is not None:
             _integer("max_tokens", self.max_tokens, 0, (1 << 31) - 1)
-        if self.max_tokens == 0 and self.prompt_logprobs is None:
+        if self.pooling is not None and (self.max_tokens, self.n, self.structured_outputs) != (0, 1, None):
+            raise InvalidRequest(
+                "pooling needs max_tokens=0 and n=1, and has no structured outputs", param="pooling"
+            )
+        if self.max_tokens == 0 and self.prompt_logprobs is None and self.pooling is None:
             raise InvalidRequest("max_tokens must be at least 1, got 0", param="max_tokens")
         if self.truncate_prompt_tokens is not None and self.truncate_prompt_tokens != -1:
             _integer("truncate_prompt_tokens", self.truncate_prompt_tokens, 1, (1 << 31) - 1)

@@ -25,7 +25,7 @@ class ScheduledChunk(NamedTuple):
 
     Attributes:
         samples: Whether the chunk reaches the request's last known token, so that the next token
-            is sampled from it.
+            is sampled from it. A request that is pooled never samples.
     """
 
     request: Request
@@ -62,12 +62,14 @@ class ModelRunnerOutput:
         logprobs: By chunk index, the log-probabilities of the sampled token, where asked for.
         prompt_logprobs: By chunk index, one entry per prompt token that the chunk scored.
         errors: By chunk index, why the request failed; it ends with `finish_reason` error.
+        pooled: By chunk index, the vector of a request that asks for pooling.
     """
 
     sampled: list[int | None]
     logprobs: dict[int, RawLogprobs] = field(default_factory=dict[int, RawLogprobs])
     prompt_logprobs: dict[int, list[RawLogprobs]] = field(default_factory=dict[int, list[RawLogprobs]])
     errors: dict[int, str] = field(default_factory=dict[int, str])
+    pooled: dict[int, bytes] = field(default_factory=dict[int, bytes])
 
 
 @dataclass(slots=True)
@@ -80,6 +82,7 @@ class TokenDelta:
         prompt_logprobs: Entries for the prompt tokens scored in this step.
         stop_token: The stop token that ended the request, if one did.
         error: Set with finish_reason "error": a code from `quire.errors`.
+        pooled: The request's vector, if it asked for pooling: float32, little-endian.
     """
 
     request_id: str
@@ -90,6 +93,7 @@ class TokenDelta:
     finish_reason: FinishReason | None = None
     stop_token: int | None = None
     error: str | None = None
+    pooled: bytes | None = None
 
 
 RESERVE_ALL_AFTER = 4
@@ -186,12 +190,16 @@ class Scheduler:
             start = request.num_computed_tokens
             if request.num_pending_tokens and len(request.token_ids) >= request.max_num_tokens:
                 continue  # the token that is being sampled is its last
+            if len(request.token_ids) == start:
+                continue  # all of its prompt is being pooled
             if len(request.token_ids) - start > 1:
                 behind.append(request)
             elif budget and (
                 start < len(request.block_ids) * block_size or self._make_room(request, start + 1, chunks)
             ):
-                chunks[request.request_id] = ScheduledChunk(request, start, start + 1, True)
+                chunks[request.request_id] = ScheduledChunk(
+                    request, start, start + 1, request.params.pooling is None
+                )
                 budget -= 1
         for request in behind:
             # A preemption since may have taken this one, or freed the budget of a scheduled one.
@@ -234,7 +242,12 @@ class Scheduler:
             request.num_scored_tokens += len(scores)
             token = output.sampled[i]
             if token is None:
-                if scores:
+                if i in output.pooled:
+                    request.first_token_time = now
+                    delta = TokenDelta(request.request_id, [], request.num_cached_tokens)
+                    delta.pooled = output.pooled[i]
+                    deltas.append(self._end(request, delta, "stop"))
+                elif scores:
                     deltas.append(TokenDelta(request.request_id, [], 0, prompt_logprobs=scores))
                 continue
             if request.first_token_time is None:
@@ -402,7 +415,8 @@ class Scheduler:
         assert len(self.running) + len(self.waiting) == len(self.requests), "a request is lost"
         for request in self.requests.values():
             assert (request.status is RequestStatus.RUNNING) == bool(request.block_ids), request
-            assert request.num_computed_tokens < request.num_tokens, request
+            is_pooled = request.params.pooling is not None and bool(self.in_flight)
+            assert request.num_computed_tokens < request.num_tokens + is_pooled, request
             self.in_flight.check_integrity(request)
 
 
@@ -411,7 +425,8 @@ def _rank(request: Request) -> tuple[int, int]:
 
 
 def _chunk(request: Request, end: int) -> ScheduledChunk:
-    return ScheduledChunk(request, request.num_computed_tokens, end, end == request.num_tokens)
+    samples = end == len(request.token_ids) and request.params.pooling is None
+    return ScheduledChunk(request, request.num_computed_tokens, end, samples)
 
 
 def _num_tokens(chunks: dict[str, ScheduledChunk]) -> int:

@@ -22,18 +22,30 @@ MAX_NUMBER = 1e30
 
 def read_json(path: Path, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
     """Reads a JSON object. Raises `ModelError` naming the file if it is missing, too large or malformed."""
+    value = _read(path, max_bytes)
+    if not isinstance(value, dict):
+        raise ModelError(f"{path} must hold a JSON object.")
+    return cast("dict[str, Any]", value)
+
+
+def read_json_list(path: Path) -> list[dict[str, Any]]:
+    """Reads a JSON list of objects. Raises `ModelError` as `read_json` does."""
+    value = _read(path, MAX_JSON_BYTES)
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        raise ModelError(f"{path} must hold a JSON list of objects.")
+    return cast("list[dict[str, Any]]", value)
+
+
+def _read(path: Path, max_bytes: int) -> object:
     try:
         if path.stat().st_size > max_bytes:
             raise ModelError(f"{path} is larger than {max_bytes} bytes.")
-        value: object = json.loads(path.read_bytes())
+        return json.loads(path.read_bytes())
     except FileNotFoundError as error:
         raise ModelError(f"{path} does not exist.") from error
     # ValueError covers bad UTF-8, bad JSON and numbers of absurd length.
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path} cannot be read: {error}") from error
-    if not isinstance(value, dict):
-        raise ModelError(f"{path} must hold a JSON object.")
-    return cast("dict[str, Any]", value)
 
 
 class Fields:

@@ -175,6 +175,10 @@ class Tokenizer:
         begins_anew = all(token in self.special_token_ids for token in after)
         return ByteTokenStream(self.token_bytes, skipped, self._spelling.strip_space and begins_anew)
 
+    def token_name(self, token: int) -> str:
+        """The vocabulary's own spelling of a token, empty if the id is no token."""
+        return self._backend.id_to_token(token) or ""
+
     def token_text(self, token: int) -> str:
         """A token's own text, with U+FFFD for bytes that are no whole character."""
         return self.token_bytes(token).decode("utf-8", "replace")

@@ -10,6 +10,8 @@ from starlette.exceptions import HTTPException
 from .. import __version__
 from ..errors import QuireError
 from . import openapi
+from .anthropic.routes import TYPES as ANTHROPIC_TYPES
+from .anthropic.routes import anthropic_routes
 from .context import ServerContext
 from .errors import answer_http_exception, answer_quire_error
 from .gate import RequestGate
@@ -22,9 +24,17 @@ from .llama_cpp.routes import llama_cpp_routes
 from .metrics import Metrics
 from .ollama.routes import TYPES as OLLAMA_TYPES
 from .ollama.routes import ollama_routes
+from .openai.embeddings import TYPES as EMBEDDING_TYPES
+from .openai.embeddings import embedding_routes
+from .openai.pooling import TYPES as POOLING_TYPES
+from .openai.pooling import pooling_routes
 from .openai.routes import TYPES as OPENAI_TYPES
 from .openai.routes import openai_routes
+from .openai.scores import TYPES as SCORE_TYPES
+from .openai.scores import score_routes
 from .page import page_routes
+from .responses.routes import TYPES as RESPONSES_TYPES
+from .responses.routes import responses_routes
 from .settings import ServerSettings
 from .tgi.routes import TYPES as TGI_TYPES
 from .tgi.routes import tgi_routes
@@ -33,6 +43,22 @@ from .tokens import token_routes
 
 if TYPE_CHECKING:
     from ..engine.async_engine import AsyncEngine
+
+TYPES = (
+    *HEALTH_TYPES,
+    *LIVE_TYPES,
+    *OPENAI_TYPES,
+    *EMBEDDING_TYPES,
+    *POOLING_TYPES,
+    *SCORE_TYPES,
+    *RESPONSES_TYPES,
+    *ANTHROPIC_TYPES,
+    *OLLAMA_TYPES,
+    *TGI_TYPES,
+    *LLAMA_CPP_TYPES,
+    *TOKEN_TYPES,
+)
+"""What the OpenAPI document defines."""
 
 
 def create_app(engine: AsyncEngine, settings: ServerSettings | None = None) -> FastAPI:
@@ -52,24 +78,21 @@ def create_app(engine: AsyncEngine, settings: ServerSettings | None = None) -> F
     app.add_exception_handler(QuireError, answer_quire_error)
     app.add_exception_handler(HTTPException, answer_http_exception)
     app.add_middleware(RequestGate, context=context)
-    app.include_router(health_routes(context))
-    app.include_router(live_routes(context))
+    for routes in (
+        health_routes,
+        live_routes,
+        openai_routes,
+        embedding_routes,
+        pooling_routes,
+        score_routes,
+        responses_routes,
+        anthropic_routes,
+        ollama_routes,
+        tgi_routes,
+        llama_cpp_routes,
+        token_routes,
+    ):
+        app.include_router(routes(context))
     app.include_router(page_routes())
-    app.include_router(openai_routes(context))
-    app.include_router(ollama_routes(context))
-    app.include_router(tgi_routes(context))
-    app.include_router(llama_cpp_routes(context))
-    app.include_router(token_routes(context))
-    openapi.install(
-        app,
-        (
-            *HEALTH_TYPES,
-            *LIVE_TYPES,
-            *OPENAI_TYPES,
-            *OLLAMA_TYPES,
-            *TGI_TYPES,
-            *LLAMA_CPP_TYPES,
-            *TOKEN_TYPES,
-        ),
-    )
+    openapi.install(app, TYPES)
     return app

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import anyio.to_thread
 
+from .errors import ErrorWriter, write_error
 from .settings import ServerSettings
 
 if TYPE_CHECKING:
@@ -29,6 +30,11 @@ class ServerContext:
     draining: bool = False
     num_in_flight: int = 0  # requests to anything but the probes
     num_body_bytes: int = 0  # in bodies that are being read or parsed
+    error_writers: dict[str, ErrorWriter] = field(default_factory=dict[str, ErrorWriter])  # by path
+
+    def error_writer(self, path: str) -> ErrorWriter:
+        """The form of errors on a path: that of its dialect, OpenAI's by default."""
+        return self.error_writers.get(path, write_error)
 
     @property
     def model_name(self) -> str:
@@ -51,6 +57,7 @@ class RequestRecord:
             requests may carry the same one: the engine never sees it.
         internal_id: The server's own, unique.
         key_digest: Names the API key without revealing it; separates the prefix caches of keys.
+        write_error: Writes an error in the form of the path's dialect.
     """
 
     request_id: str
@@ -65,3 +72,4 @@ class RequestRecord:
     user: str | None = None
     tags: dict[str, str] = field(default_factory=dict[str, str])
     error: Exception | None = None
+    write_error: ErrorWriter = write_error

@@ -1,6 +1,8 @@
-"""From exceptions to OpenAI's error object. Nothing else decides what a client learns of a failure."""
+"""From exceptions to error objects. Nothing else decides what a client learns of a failure."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import msgspec
 from starlette.exceptions import HTTPException
@@ -70,8 +72,12 @@ class ErrorObject(msgspec.Struct):
     error: ErrorDetails
 
 
+ErrorWriter = Callable[[int, ErrorDetails], bytes]
+"""Puts an error, with its HTTP status, into the form of a dialect."""
+
+
 def error_details(error: Exception) -> ErrorDetails:
-    """What a client learns; an exception that is not quire's own says nothing of itself."""
+    """What a client learns of an exception; one that is not quire's own says nothing of itself."""
     if not isinstance(error, QuireError):
         error = QuireError("the server failed on this request; its log says more", code="internal_error")
     message = error.message
@@ -80,34 +86,45 @@ def error_details(error: Exception) -> ErrorDetails:
     return ErrorDetails(message, error.type, error.param, error.code)
 
 
+def error_status(error: Exception) -> int:
+    """The HTTP status of an exception."""
+    return error.status if isinstance(error, QuireError) else 500
+
+
 def error_body(error: Exception) -> bytes:
     """The error object as JSON."""
-    return msgspec.json.encode(ErrorObject(error_details(error)))
+    return write_error(error_status(error), error_details(error))
 
 
-def error_response(error: Exception) -> Response:
+def write_error(status: int, details: ErrorDetails) -> bytes:
+    """OpenAI's form."""
+    return msgspec.json.encode(ErrorObject(details))
+
+
+def error_response(error: Exception, write: ErrorWriter = write_error) -> Response:
     """The HTTP answer for an exception."""
     headers: dict[str, str] = {}
     if isinstance(error, Overloaded):
         headers["retry-after"] = str(error.retry_after)
     if isinstance(error, Unauthenticated):
         headers["www-authenticate"] = "Bearer"
-    status = error.status if isinstance(error, QuireError) else 500
-    return Response(error_body(error), status, headers, media_type="application/json")
+    status = error_status(error)
+    return Response(write(status, error_details(error)), status, headers, media_type="application/json")
 
 
 async def answer_quire_error(request: Request, error: Exception) -> Response:
     """Exception handler for `QuireError`."""
     request.state.record.error = error
-    return error_response(error)
+    return error_response(error, request.state.record.write_error)
 
 
 async def answer_http_exception(request: Request, error: Exception) -> Response:
     """Exception handler for what the router raises: unknown paths and wrong methods."""
     assert isinstance(error, HTTPException)
     shown = f"{request.method} {request.scope['path']!r}"
+    write = request.state.record.write_error
     if error.status_code == 405:
-        response = error_response(MethodNotAllowed(f"{shown}: this path takes another method"))
+        response = error_response(MethodNotAllowed(f"{shown}: this path takes another method"), write)
         response.headers.update(error.headers or {})
         return response
-    return error_response(RouteNotFound(f"{shown}: there is no such path", code="route_not_found"))
+    return error_response(RouteNotFound(f"{shown}: there is no such path", code="route_not_found"), write)

@@ -46,7 +46,11 @@ class RequestGate:
             await self.app(scope, receive, send)
             return
         internal_id = uuid.uuid4().hex
-        record = RequestRecord(request_id=internal_id, internal_id=internal_id)
+        record = RequestRecord(
+            request_id=internal_id,
+            internal_id=internal_id,
+            write_error=self.context.error_writer(scope["path"]),
+        )
         scope.setdefault("state", {})["record"] = record
         reply = _Reply(record, send, self.context)
         counted = scope["raw_path"] not in WHILE_DRAINING
@@ -61,7 +65,7 @@ class RequestGate:
             if not isinstance(error, QuireError):
                 logger.exception("request %s failed", record.internal_id)
             if not reply.started:
-                await error_response(error)(scope, receive, reply)
+                await error_response(error, record.write_error)(scope, receive, reply)
         finally:
             self.context.num_in_flight -= counted
             self.context.metrics.observe_http(
@@ -84,12 +88,20 @@ class RequestGate:
             record.request_id = check_request_id(request_id.decode("latin-1"), "X-Request-Id")
         path: bytes = scope["raw_path"]
         if self._key is not None and path not in PROBES and not is_page(scope, given):
-            scheme, _, token = given.get(b"authorization", b"").partition(b" ")
-            if scheme.lower() != b"bearer" or not hmac.compare_digest(token.strip(), self._key):
-                raise Unauthenticated("a valid API key is required: Authorization: Bearer KEY")
+            if not any(hmac.compare_digest(key, self._key) for key in _given_keys(given)):
+                raise Unauthenticated(
+                    "a valid API key is required: Authorization: Bearer KEY, or X-Api-Key: KEY"
+                )
             record.key_digest = self._key_digest
         if self.context.draining and path not in WHILE_DRAINING:
             raise Draining("the server is shutting down and takes no new requests", code="draining")
+
+
+def _given_keys(headers: dict[bytes, bytes]) -> list[bytes]:
+    """The API keys that a client sent: as a bearer, or as Anthropic's clients do."""
+    scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
+    bearer = token if scheme.lower() == b"bearer" else b""
+    return [bearer.strip(), headers.get(b"x-api-key", b"").strip()]
 
 
 class _Reply:

@@ -39,6 +39,9 @@ class ServerSettings:
             the event loop goes on.
         max_prompts: Prompts in one request.
         max_sequences: Prompts times choices in one request.
+        max_stored_responses: Responses that are remembered for later turns; the longest unused is
+            forgotten first.
+        max_stored_bytes: The memory that they take, about.
         keep_alive_interval: A silent stream carries a comment line this often, so that proxies do
             not cut it. A stream whose first token takes longer is opened without one.
         send_timeout: A client that takes no data for so long is cut off.
@@ -65,6 +68,8 @@ class ServerSettings:
     inline_bytes: int = 32 * 1024
     max_prompts: int = 1024
     max_sequences: int = 1024
+    max_stored_responses: int = 1024
+    max_stored_bytes: int = 64 * 1024 * 1024
     keep_alive_interval: float = 15.0
     send_timeout: float = 60.0
     drain_timeout: float = 30.0

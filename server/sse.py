@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from dataclasses import dataclass
 
 from sse_starlette.event import ServerSentEvent
 from sse_starlette.sse import EventSourceResponse, SendTimeoutError
@@ -20,9 +21,29 @@ logger = logging.getLogger("quire.server")
 DONE = b"data: [DONE]\n\n"
 
 
-def event(data: bytes) -> bytes:
-    """One event with a single line of data."""
-    return b"data: " + data + b"\n\n"
+def event(data: bytes, name: str | None = None) -> bytes:
+    """One event with a single line of data, and a name in the dialects that have them."""
+    return (b"" if name is None else b"event: " + name.encode() + b"\n") + b"data: " + data + b"\n\n"
+
+
+def _error_event(error: Exception) -> bytes:
+    return event(error_body(error))
+
+
+@dataclass(frozen=True, slots=True)
+class StreamStyle:
+    """How a dialect's streams fail and end.
+
+    Attributes:
+        failure: The event for an exception, the last one but for `end`.
+        end: What stands behind everything.
+    """
+
+    failure: Callable[[Exception], bytes] = _error_event
+    end: bytes = DONE
+
+
+OPENAI_STYLE = StreamStyle()
 
 
 class EventStream(EventSourceResponse):
@@ -56,7 +77,7 @@ async def open_stream(
     request: Request,
     deltas: DeltaStream,
     events: AsyncIterator[bytes],
-    end: Callable[[AsyncIterator[bytes], RequestRecord], AsyncIterator[bytes]] | None = None,
+    style: StreamStyle = OPENAI_STYLE,
 ) -> EventStream:
     """The response, once there is something to say: what fails before is a plain HTTP error.
 
@@ -68,11 +89,13 @@ async def open_stream(
     except BaseException:
         await deltas.aclose()
         raise
-    return EventStream(context, deltas, (end or with_end)(events, request.state.record))
+    return EventStream(context, deltas, with_end(events, request.state.record, style))
 
 
-async def with_end(events: AsyncIterator[bytes], record: RequestRecord) -> AsyncGenerator[bytes, None]:
-    """The events, then an error event if they failed, then [DONE]."""
+async def with_end(
+    events: AsyncIterator[bytes], record: RequestRecord, style: StreamStyle = OPENAI_STYLE
+) -> AsyncGenerator[bytes, None]:
+    """The events, then an error event if they failed, then the end."""
     try:
         async for data in events:
             yield data
@@ -80,5 +103,6 @@ async def with_end(events: AsyncIterator[bytes], record: RequestRecord) -> Async
         record.error = error
         if not isinstance(error, QuireError):
             logger.exception("request %s failed in mid-stream", record.internal_id)
-        yield event(error_body(error))
-    yield DONE
+        yield style.failure(error)
+    if style.end:
+        yield style.end

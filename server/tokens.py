@@ -11,18 +11,12 @@ from .dialects import guarded
 from .json_body import read_object
 from .llama_cpp import tokens as llama_cpp
 from .llama_cpp.failures import failure_response as llama_cpp_failure
-from .llama_cpp.protocol import (
-    LlamaDetokenizeRequest,
-    LlamaFailure,
-    LlamaText,
-    LlamaTokenizeRequest,
-    LlamaTokens,
-)
+from .openai import tokenize as openai
 from .openapi import describe
 from .tgi import tokens as tgi
 from .tgi.failures import failure_response as tgi_failure
 
-TYPES = (LlamaDetokenizeRequest, LlamaText, LlamaTokenizeRequest, LlamaTokens)
+TYPES = openai.TYPES
 """What the OpenAPI document defines."""
 
 
@@ -33,30 +27,25 @@ def token_routes(context: ServerContext) -> APIRouter:
     @router.post(
         "/tokenize",
         **describe(
-            "Text to tokens: `content` as llama.cpp has it, `inputs` as TGI has it",
-            answer=LlamaTokens,
-            body=LlamaTokenizeRequest,
-            error=LlamaFailure,
+            "Text to tokens: `prompt` or `messages`; or `content` as llama.cpp has it, or TGI's `inputs`",
+            answer=openai.TokenizeResponse,
+            body=openai.TokenizeRequest,
         ),
     )
     async def tokenize(request: Request) -> Response:
-        async def work() -> Response:
-            value = await read_object(context, request)
-            if "inputs" in value:
-                return await guarded(request, tgi.tokenize(context, value), tgi_failure)
-            return await llama_cpp.tokenize(context, value)
-
-        return await guarded(request, work(), llama_cpp_failure)
+        value = await read_object(context, request)
+        if "inputs" in value:
+            return await guarded(request, tgi.tokenize(context, value), tgi_failure)
+        if "content" in value:
+            return await guarded(request, llama_cpp.tokenize(context, value), llama_cpp_failure)
+        return await openai.tokenize(context, value)
 
     @router.post(
         "/detokenize",
-        **describe("Tokens to text", answer=LlamaText, body=LlamaDetokenizeRequest, error=LlamaFailure),
+        **describe("Tokens to text", answer=openai.DetokenizeResponse, body=openai.DetokenizeRequest),
     )
     async def detokenize(request: Request) -> Response:
-        async def work() -> Response:
-            return await llama_cpp.detokenize(context, await read_object(context, request))
-
-        return await guarded(request, work(), llama_cpp_failure)
+        return await openai.detokenize(context, await read_object(context, request))
 
     _ = (tokenize, detokenize)
     return router

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Literal
 
 import msgspec
@@ -13,12 +13,11 @@ from starlette.responses import Response
 from ...engine.outputs import CompletionOutput
 from ...errors import InvalidRequest
 from ..context import RequestRecord, ServerContext
-from ..dialects import note_error
 from ..generation import DeltaStream, Job, collect, encode, run, while_connected
 from ..json_body import read_message
 from ..openai.common import LOWEST_LOGPROB, answer_bytes
 from ..openai.models import check_model
-from ..sse import event, open_stream
+from ..sse import StreamStyle, event, open_stream
 from ..stopwatch import Stopwatch
 from .failures import failure
 from .params import sampling_params, settings
@@ -30,6 +29,9 @@ from .protocol import (
     LlamaTimings,
     LlamaTopProb,
 )
+
+# Nothing marks the end.
+STYLE = StreamStyle(failure=lambda error: event(failure(error)), end=b"")
 
 
 async def complete(context: ServerContext, request: Request) -> Response:
@@ -47,7 +49,7 @@ async def complete(context: ServerContext, request: Request) -> Response:
     batches = clock.watch(run(context, record, job))
     if body.stream:
         deltas = DeltaStream(batches)
-        return await open_stream(context, request, deltas, _events(writer, deltas), end=_with_error)
+        return await open_stream(context, request, deltas, _events(writer, deltas), STYLE)
     ((_, output),) = await while_connected(request.receive, collect(batches))
     (part,) = output.outputs
 
@@ -87,16 +89,6 @@ async def _events(writer: _Writer, deltas: DeltaStream) -> AsyncGenerator[bytes,
                     yield event(msgspec.json.encode(found))
                 if part.finish_reason is not None:
                     yield event(msgspec.json.encode(writer.last(writer.empty(), part)))
-
-
-async def _with_error(events: AsyncIterator[bytes], record: RequestRecord) -> AsyncGenerator[bytes, None]:
-    """The events, then one with the error if they failed; nothing else marks the end."""
-    try:
-        async for data in events:
-            yield data
-    except Exception as error:
-        note_error(record, error)
-        yield event(failure(error))
 
 
 class _Writer:

@@ -219,16 +219,3 @@ class LlamaTokens(msgspec.Struct):
     """The tokens of a text."""
 
     tokens: list[int | LlamaPiece]
-
-
-class LlamaDetokenizeRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """Token ids."""
-
-    tokens: list[int]
-
-
-class LlamaText(msgspec.Struct):
-    """The text of tokens, special ones included, under the names of two dialects."""
-
-    prompt: str
-    content: str

@@ -1,15 +1,14 @@
-"""`/tokenize` and `/detokenize`, in llama.cpp's form."""
+"""`/tokenize` in llama.cpp's form."""
 
 from __future__ import annotations
 
 import msgspec
 from starlette.responses import Response
 
-from ...errors import InvalidRequest
 from ..context import ServerContext
 from ..generation import encode
 from ..json_body import convert
-from .protocol import LlamaDetokenizeRequest, LlamaPiece, LlamaText, LlamaTokenizeRequest, LlamaTokens
+from .protocol import LlamaPiece, LlamaTokenizeRequest, LlamaTokens
 
 # Special tokens that a text spells out are always read as such.
 UNSUPPORTED: dict[str, tuple[object, ...]] = {"parse_special": (True,)}
@@ -27,23 +26,6 @@ async def tokenize(context: ServerContext, value: dict[str, object]) -> Response
         return msgspec.json.encode(LlamaTokens(shown))
 
     return Response(await context.offload(20 * len(tokens), write), media_type="application/json")
-
-
-async def detokenize(context: ServerContext, value: dict[str, object]) -> Response:
-    """The text of tokens."""
-    body = convert(value, LlamaDetokenizeRequest, {})
-    vocab_size = context.engine.model_config.vocab_size
-
-    def write() -> bytes:
-        for token in body.tokens:
-            if not 0 <= token < vocab_size:
-                raise InvalidRequest(
-                    f"tokens holds {token}, no token id: the vocabulary has {vocab_size}", param="tokens"
-                )
-        text = context.engine.tokenizer.decode(body.tokens, skip_special_tokens=False)
-        return msgspec.json.encode(LlamaText(text, text))
-
-    return Response(await context.offload(8 * len(body.tokens), write), media_type="application/json")
 
 
 def _piece(context: ServerContext, token: int) -> str | list[int]:

@@ -14,6 +14,7 @@ from ...engine.outputs import CompletionOutput
 from ...engine.sampling_params import MAX_LOGPROBS
 from ...engine.structured_params import StructuredOutputsParams
 from ...errors import InvalidRequest
+from ...models.tokenizer import Tokenizer
 from ..answers import AnswerFormat, find_format
 from ..context import RequestRecord, ServerContext
 from ..generation import Batch, DeltaStream, Job, collect, encode, run, while_connected
@@ -107,6 +108,11 @@ class Chat:
     job: Job
     tools: Tools
     format: AnswerFormat
+
+    def turn(self, tokenizer: Tokenizer, *, is_named: bool = False) -> Turn:
+        """Reads one of the answers; `is_named` is for dialects in which a named call is no reason to end."""
+        reader = None if self.format.is_plain else self.format.reader(tokenizer, self.job.prompts[0])
+        return Turn(reader, is_named=is_named)
 
 
 async def prepare_chat(context: ServerContext, request: Request, body: ChatCompletionRequest) -> Chat:
@@ -266,11 +272,8 @@ class _Writer:
     def _turn(self, index: int) -> Turn:
         found = self._turns.get(index)
         if found is None:
-            chat = self._chat
-            reader = (
-                None if chat.format.is_plain else chat.format.reader(self._tokenizer, chat.job.prompts[0])
-            )
-            found = self._turns[index] = Turn(reader, is_named=chat.tools.choice == "named")
+            is_named = self._chat.tools.choice == "named"
+            found = self._turns[index] = self._chat.turn(self._tokenizer, is_named=is_named)
         return found
 
     def _logprobs(self, part: CompletionOutput) -> ChatLogprobs | None:

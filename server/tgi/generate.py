@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 import msgspec
@@ -14,12 +14,11 @@ from ...engine.sampling_params import SamplingParams
 from ...errors import InvalidRequest
 from ...models.tokenizer import Tokenizer
 from ..context import RequestRecord, ServerContext
-from ..dialects import note_error
 from ..generation import DeltaStream, Job, collect, encode, run, while_connected
 from ..json_body import convert, read_message
 from ..openai.common import LOWEST_LOGPROB, answer_bytes
 from ..openai.params import or_default
-from ..sse import event, open_stream
+from ..sse import StreamStyle, event, open_stream
 from .failures import failure
 from .params import fitted, sampling_params
 from .protocol import (
@@ -35,6 +34,9 @@ from .protocol import (
     TgiStreamDetails,
     TgiToken,
 )
+
+# Nothing marks the end.
+STYLE = StreamStyle(failure=lambda error: event(failure(error)), end=b"")
 
 
 async def generate(
@@ -63,7 +65,7 @@ async def generate(
     record: RequestRecord = request.state.record
     if streamed:
         deltas = DeltaStream(run(context, record, job))
-        return await open_stream(context, request, deltas, _events(writer, deltas), end=_with_error)
+        return await open_stream(context, request, deltas, _events(writer, deltas), STYLE)
     ((_, output),) = await while_connected(request.receive, collect(run(context, record, job)))
 
     def write() -> bytes:
@@ -86,16 +88,6 @@ async def _events(writer: _Writer, deltas: DeltaStream) -> AsyncGenerator[bytes,
             for part in output.outputs:
                 if data := b"".join(event(msgspec.json.encode(each)) for each in writer.events(part)):
                     yield data
-
-
-async def _with_error(events: AsyncIterator[bytes], record: RequestRecord) -> AsyncGenerator[bytes, None]:
-    """The events, then one with the error if they failed; nothing marks the end."""
-    try:
-        async for data in events:
-            yield data
-    except Exception as error:
-        note_error(record, error)
-        yield event(failure(error))
 
 
 class _TokenWriter:

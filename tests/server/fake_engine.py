@@ -1,7 +1,8 @@
 """An engine without a model, in this process: what the server needs, with real text handling.
 
 Its tokenizer has one token per byte. Its "model" repeats the prompt, starting at the choice's index,
-and ends after `answer_tokens` tokens; or it says what `script` holds, a text for each choice.
+and ends after `answer_tokens` tokens; or it says what `script` holds, a text for each choice. A prompt's
+vector says how many of its tokens are 0, 1, ..., 7 modulo 8, each plus one.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import struct
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,6 +33,7 @@ from quire.engine.stats import EngineStats
 from quire.errors import EngineDied, EngineError, QuireError, Unavailable
 from quire.models.chat_template import ChatTemplate
 from quire.models.config import GenerationDefaults
+from quire.models.pooling import PoolingConfig
 from quire.models.tokenizer import Tokenizer
 
 EOS = 256
@@ -73,6 +76,7 @@ class FakeEngine:
         self.answer_tokens = answer_tokens
         self.tokenizer = byte_tokenizer(special_tokens)
         self.script = list(script)
+        self.pooling = PoolingConfig(hidden_size=8, shorter=(4,))
         self.model_config = SimpleNamespace(
             vocab_size=self.tokenizer.vocab_size, eos_token_ids=(EOS,), generation=GenerationDefaults()
         )
@@ -172,6 +176,10 @@ class FakeEngine:
     def _delta(
         self, choice_id: str, choice: int, step: int, prompt: list[int], params: SamplingParams
     ) -> TokenDelta:
+        if params.pooling is not None:
+            counts = [1 + sum(token % 8 == place for token in prompt) for place in range(8)]
+            pooled = struct.pack("<8f", *counts)
+            return TokenDelta(choice_id, [], self.num_cached_tokens, finish_reason="stop", pooled=pooled)
         limit = params.max_tokens
         if limit is None:
             limit = self.max_model_len - len(prompt)

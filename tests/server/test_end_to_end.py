@@ -47,6 +47,37 @@ async def client(server: QuireProcess) -> AsyncIterator[httpx.AsyncClient]:
     assert server.find_engine().pid == server.engine_pid
 
 
+async def test_every_dialect_has_the_same_model(server: QuireProcess, client: httpx.AsyncClient) -> None:
+    """One greedy answer in three dialects, its tokens and back, and embeddings of it."""
+    (model,) = [entry["id"] for entry in (await client.get("/v1/models")).json()["data"]]
+    messages = [{"role": "user", "content": "Hello!"}]
+
+    async def post(path: str, **body: object) -> dict:
+        response = await client.post(path, json={"model": model} | body)
+        assert response.status_code == 200, response.text
+        return response.json()
+
+    chat = await post("/v1/chat/completions", messages=messages, max_tokens=24, temperature=0)
+    text = chat["choices"][0]["message"]["content"]
+    response = await post("/v1/responses", input="Hello!", max_output_tokens=24, temperature=0)
+    assert response["output"][0]["content"][0]["text"] == text
+    message = await post("/v1/messages", messages=messages, max_tokens=24, temperature=0)
+    assert message["content"][0]["text"] == text
+    counted = await post("/v1/messages/count_tokens", messages=messages)
+    tokenized = await post("/tokenize", messages=messages)
+    assert counted["input_tokens"] == tokenized["count"] == chat["usage"]["prompt_tokens"]
+    tokens = (await post("/tokenize", prompt=text, add_special_tokens=False))["tokens"]
+    assert (await post("/detokenize", tokens=tokens))["prompt"] == text
+
+    texts = [text, "Something else.", text]
+    first, other, again = (each["embedding"] for each in (await post("/v1/embeddings", input=texts))["data"])
+    assert sum(x * x for x in first) == pytest.approx(1, abs=1e-5)
+    expected = sum(x * y for x, y in zip(first, other, strict=True))
+    (score,) = (await post("/score", text_1=text, text_2=texts[1]))["data"]
+    assert score["score"] == pytest.approx(expected, abs=1e-3)
+    assert sum(x * y for x, y in zip(first, again, strict=True)) == pytest.approx(1, abs=1e-3)
+
+
 async def test_official_client(server: QuireProcess, client: httpx.AsyncClient) -> None:
     async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none") as official:
         (model,) = [model.id async for model in official.models.list()]

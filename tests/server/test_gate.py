@@ -192,3 +192,14 @@ def test_a_server_that_cannot_listen_loads_no_model(monkeypatch: pytest.MonkeyPa
         taken.listen()
         with pytest.raises(QuireError, match="in use"):
             serve(config, port=taken.getsockname()[1])
+
+
+async def test_a_key_may_come_in_anthropics_header() -> None:
+    async with serve_in_process(settings=ServerSettings(api_key=KEY)) as served:
+        for headers, status in (
+            ({"x-api-key": KEY}, 200),
+            ({"x-api-key": KEY, "authorization": "Bearer wrong"}, 200),
+            ({"x-api-key": f"{KEY}x"}, 401),
+            ({"x-api-key": ""}, 401),
+        ):
+            assert (await served.client.get("/v1/models", headers=headers)).status_code == status

@@ -1,0 +1,90 @@
+"""`/pooling`, in vLLM's form: the vectors of texts, scaled or as they were pooled."""
+
+from __future__ import annotations
+
+import time
+from typing import Literal
+
+import msgspec
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ...errors import InvalidRequest
+from ..context import RequestRecord, ServerContext
+from ..json_body import read_message
+from ..openapi import describe
+from .completions import split_prompts
+from .embeddings import UNSUPPORTED, EmbeddingRequest, PoolingUsage, embed, pooling_usage, write_vector
+
+
+class PoolingRequest(EmbeddingRequest, kw_only=True):
+    """As for embeddings; `use_activation: false` leaves the vectors as pooling gives them."""
+
+    use_activation: bool | None = None
+
+
+class PooledVector(msgspec.Struct, kw_only=True):
+    """A vector: numbers, or their float32 little-endian in base64."""
+
+    index: int
+    object: Literal["pooling"] = "pooling"
+    data: list[float] | str
+
+
+class PooledVectors(msgspec.Struct, kw_only=True):
+    """The vectors, in the order of the texts."""
+
+    id: str
+    object: Literal["list"] = "list"
+    created: int
+    model: str
+    data: list[PooledVector]
+    usage: PoolingUsage
+
+
+TYPES = (PooledVectors, PoolingRequest)
+"""What the OpenAPI document defines."""
+
+
+def pooling_routes(context: ServerContext) -> APIRouter:
+    """The route."""
+    router = APIRouter(tags=["pooling"])
+
+    @router.post("/pooling", **describe("Pool texts", body=PoolingRequest, answer=PooledVectors))
+    async def pool(request: Request) -> Response:
+        body = await read_message(context, request, PoolingRequest, unsupported=UNSUPPORTED)
+        try:
+            return await _pool(context, request, body)
+        except InvalidRequest as error:
+            error.param = "input" if error.param == "prompt" else error.param
+            raise
+
+    _ = pool
+    return router
+
+
+async def _pool(context: ServerContext, request: Request, body: PoolingRequest) -> Response:
+    record: RequestRecord = request.state.record
+    context.engine.pooling.check_dimensions(body.dimensions)
+    prompts = split_prompts(body.input, context.settings.max_prompts)
+    vectors = await embed(
+        context, request, body, prompts, body.dimensions, normalize=body.use_activation is not False
+    )
+
+    def write() -> bytes:
+        return msgspec.json.encode(
+            PooledVectors(
+                id=f"pool-{record.request_id}",
+                created=int(time.time()),
+                model=context.model_name,
+                data=[
+                    PooledVector(index=index, data=write_vector(vector, body.encoding_format))
+                    for index, vector in enumerate(vectors)
+                ],
+                usage=pooling_usage(record),
+            )
+        )
+
+    num_bytes = sum(8 * vector.size for vector in vectors)
+    return Response(await context.offload(num_bytes, write), media_type="application/json")
