@@ -189,6 +189,8 @@ class AsyncEngine:
         request_id: str,
         priority: int = 0,
         cache_salt: str | None = None,
+        tenant: str = "",
+        weight: float = 1.0,
     ) -> AsyncIterator[RequestOutput]:
         """Generates for one prompt, yielding deltas; leaving the iterator early aborts the request.
 
@@ -198,6 +200,8 @@ class AsyncEngine:
             request_id: The caller's id, for the outputs; need not be unique.
             priority: Lower numbers run first.
             cache_salt: Only requests with the same salt share cached prefixes.
+            tenant: Whose request it is; tenants share the engine as `fair_queue` says.
+            weight: The tenant's share of the engine, relative to those of others.
 
         Raises:
             InvalidRequest: The request cannot be honoured.
@@ -226,7 +230,9 @@ class AsyncEngine:
         self._queues[internal_id] = outputs
         try:
             arrival_time = time.monotonic()
-            self._engine.send(Add(choice_ids, prompt_token_ids, params, priority, cache_salt, arrival_time))
+            self._engine.send(
+                Add(choice_ids, prompt_token_ids, params, priority, cache_salt, arrival_time, tenant, weight)
+            )
             finished = False
             while not finished:
                 output = await outputs.get()

@@ -62,6 +62,8 @@ class EngineRequest:
     cache_salt: str | None = None
     arrival_time: float = 0.0
     leader_id: str | None = None
+    tenant: str = ""
+    weight: float = 1.0
 
 
 def split_choices(
@@ -72,6 +74,8 @@ def split_choices(
     priority: int = 0,
     cache_salt: str | None = None,
     arrival_time: float = 0.0,
+    tenant: str = "",
+    weight: float = 1.0,
 ) -> list[EngineRequest]:
     """One engine request per choice; the later ones follow the first, to share its blocks."""
     return [
@@ -83,6 +87,8 @@ def split_choices(
             cache_salt,
             arrival_time,
             ids[0] if index else None,
+            tenant,
+            weight,
         )
         for index, choice_id in enumerate(ids)
     ]
@@ -160,6 +166,8 @@ class Engine:
             eos_token_ids=self.eos_token_ids,
             priority=request.priority,
             cache_salt=request.cache_salt,
+            tenant=request.tenant,
+            weight=request.weight,
             leader=leader,
             seed=self._seeds.randrange(SEED_LIMIT),
             arrival=self._num_arrivals,

@@ -126,6 +126,8 @@ def handle(engine: Engine, connection: Connection, message: ToEngine) -> None:
                     priority=message.priority,
                     cache_salt=message.cache_salt,
                     arrival_time=message.arrival_time,
+                    tenant=message.tenant,
+                    weight=message.weight,
                 ):
                     engine.add_request(request)
             except Overloaded as error:

@@ -34,6 +34,7 @@ class Add(msgspec.Struct, tag="add"):
 
     Attributes:
         choice_ids: One id per choice.
+        tenant, weight: Whose it is, and the tenant's share of the engine: see `fair_queue`.
     """
 
     choice_ids: list[str]
@@ -42,6 +43,8 @@ class Add(msgspec.Struct, tag="add"):
     priority: int
     cache_salt: str | None
     arrival_time: float
+    tenant: str = ""
+    weight: float = 1.0
 
 
 class Abort(msgspec.Struct, tag="abort"):

@@ -43,6 +43,9 @@ class Request:
         block_ids: The block table. Owned by the BlockManager; others only read it.
         block_hashes: Chained hashes of the full blocks, made on demand by the BlockManager.
         arrival: Order of arrival, the tie-breaker between equal priorities.
+        tenant: Whose request it is; tenants share the engine as `fair_queue` says.
+        weight: The tenant's share of the engine, relative to those of others.
+        turn: Order of first admission, from 1; 0 before it.
         max_num_tokens: Prompt and output may not grow past this.
         is_penalized, adjusts_otherwise, adjusts_logits: Whether the parameters ask for penalties; for any
             change of the logits but a grammar's; for any. Derived once: the sampler asks at every step.
@@ -85,7 +88,10 @@ class Request:
         "seed",
         "status",
         "stop_token_ids",
+        "tenant",
         "token_ids",
+        "turn",
+        "weight",
     )
 
     def __init__(
@@ -98,6 +104,8 @@ class Request:
         eos_token_ids: Iterable[int] = (),
         priority: int = 0,
         cache_salt: str | None = None,
+        tenant: str = "",
+        weight: float = 1.0,
         leader: Request | None = None,
         seed: int = 0,
         arrival: int = 0,
@@ -109,6 +117,9 @@ class Request:
         self.params = params
         self.priority = priority
         self.cache_salt = cache_salt
+        self.tenant = tenant
+        self.weight = weight
+        self.turn = 0
         self.leader = leader
         self.seed = seed if params.seed is None else params.seed
         self.arrival = arrival
@@ -172,8 +183,8 @@ class Request:
 
     @property
     def rank(self) -> tuple[int, int]:
-        """Who goes first: lower priority numbers, then earlier arrivals."""
-        return (self.priority, self.arrival)
+        """Who goes first of those that run: lower priority numbers, then earlier admissions."""
+        return (self.priority, self.turn)
 
     @property
     def is_finished(self) -> bool:

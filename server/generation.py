@@ -94,6 +94,7 @@ async def _run(context: ServerContext, record: RequestRecord, job: Job) -> Async
             request_id=f"{record.internal_id}-{index}",
             priority=job.priority,
             cache_salt=salt,
+            tenant=record.key_digest or "",
         )
         for index, (prompt, params) in enumerate(zip(job.prompts, job.params, strict=True))
     ]

@@ -88,6 +88,7 @@ class FakeEngine:
         self.step_seconds = 0.0
         self.running: set[str] = set()
         self.seen: list[tuple[list[int], SamplingParams, int, str | None]] = []
+        self.tenants: list[tuple[str, float]] = []
         self._ids = itertools.count()
         self._listeners: list[StatsListener] = []
         self._is_shut_down = False
@@ -111,6 +112,8 @@ class FakeEngine:
         request_id: str,
         priority: int = 0,
         cache_salt: str | None = None,
+        tenant: str = "",
+        weight: float = 1.0,
     ) -> AsyncIterator[RequestOutput]:
         check_request(
             prompt_token_ids,
@@ -121,6 +124,7 @@ class FakeEngine:
         )
         if params.structured_outputs is not None:
             await self._grammars.check(params.structured_outputs)
+        self.tenants.append((tenant, weight))
         self.seen.append((prompt_token_ids, params, priority, cache_salt))
         if self.refuse_with is not None:
             raise self.refuse_with
