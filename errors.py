@@ -63,14 +63,22 @@ class RequestTooLarge(QuireError):
     type = "request_too_large"
 
 
+class PermissionDenied(QuireError):
+    """The API key is valid, and not for this."""
+
+    status = 403
+    type = "permission_error"
+    default_code = "permission_denied"
+
+
 class Overloaded(QuireError):
-    """The waiting queue is full; try again after `retry_after` seconds."""
+    """The waiting queue is full, or an API key's limit is reached; try again after `retry_after` seconds."""
 
     status = 429
     type = "overloaded"
 
-    def __init__(self, message: str, *, retry_after: int = 1) -> None:
-        super().__init__(message, code="queue_full")
+    def __init__(self, message: str, *, retry_after: int = 1, code: str = "queue_full") -> None:
+        super().__init__(message, code=code)
         self.retry_after = retry_after
 
 

@@ -7,8 +7,6 @@ request ids, the API key, the drain, and what happens to an exception that nobod
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import hmac
 import json
 import logging
 import time
@@ -17,13 +15,15 @@ from collections.abc import Iterable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ..errors import Draining, InvalidRequest, QuireError
+from ..errors import Draining, InvalidRequest, PermissionDenied, QuireError
 from .context import RequestRecord, ServerContext
 from .errors import ClientDisconnected, HeadersTooLarge, Unauthenticated, error_response
+from .rate_limits import KeyLimits
 
 logger = logging.getLogger("quire.server")
 access_logger = logging.getLogger("quire.access")
 
+ADMIN_ROUTES = frozenset(("/reset_prefix_cache",))  # they change the server
 PROBES = frozenset((b"/health", b"/ready", b"/ping"))  # open without a key
 WHILE_DRAINING = PROBES | {b"/metrics", b"/version"}
 MAX_REQUEST_ID_CHARACTERS = 256
@@ -36,9 +36,7 @@ class RequestGate:
     def __init__(self, app: ASGIApp, context: ServerContext) -> None:
         self.app = app
         self.context = context
-        key = context.settings.api_key
-        self._key = None if key is None else key.encode()
-        self._key_digest = None if key is None else hashlib.sha256(key.encode()).hexdigest()[:16]
+        self._keys = context.settings.key_ring()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Lets a request in or answers it, and writes its line in the log."""
@@ -51,8 +49,12 @@ class RequestGate:
         reply = _Reply(record, send, self.context)
         counted = scope["raw_path"] not in WHILE_DRAINING
         self.context.num_in_flight += counted
+        entered: KeyLimits | None = None
         try:
             self._check(scope, record)
+            if record.limits is not None:
+                record.limits.enter()
+                entered = record.limits
             await self.app(scope, receive, reply)
         except ClientDisconnected:
             record.status = STATUS_CLIENT_GONE
@@ -64,6 +66,8 @@ class RequestGate:
                 await error_response(error)(scope, receive, reply)
         finally:
             self.context.num_in_flight -= counted
+            if entered:
+                entered.leave()
             _log(scope, record)
 
     def _check(self, scope: Scope, record: RequestRecord) -> None:
@@ -77,13 +81,23 @@ class RequestGate:
         if (request_id := given.get(b"x-request-id")) is not None:
             record.request_id = check_request_id(request_id.decode("latin-1"), "X-Request-Id")
         path: bytes = scope["raw_path"]
-        if self._key is not None and path not in PROBES:
-            scheme, _, token = given.get(b"authorization", b"").partition(b" ")
-            if scheme.lower() != b"bearer" or not hmac.compare_digest(token.strip(), self._key):
-                raise Unauthenticated("a valid API key is required: Authorization: Bearer KEY")
-            record.key_digest = self._key_digest
+        if self._keys and path not in PROBES:
+            self._authorize(scope, given.get(b"authorization", b""), record)
         if self.context.draining and path not in WHILE_DRAINING:
             raise Draining("the server is shutting down and takes no new requests", code="draining")
+
+    def _authorize(self, scope: Scope, authorization: bytes, record: RequestRecord) -> None:
+        """Finds the request's key and what it opens."""
+        key = self._keys.find(authorization)
+        if key is None:
+            raise Unauthenticated("a valid API key is required: Authorization: Bearer KEY")
+        record.key, record.key_digest = key, key.digest
+        # The router goes by the decoded path.
+        if scope["path"] in ADMIN_ROUTES:
+            if not key.is_admin:
+                raise PermissionDenied(f"{scope['path']} needs the admin key")
+        elif scope["method"] == "POST":
+            record.limits = self.context.limits.of(key)
 
 
 class _Reply:
@@ -100,6 +114,8 @@ class _Reply:
             self.started = True
             self.record.status = message["status"]
             headers = [*message["headers"], (b"x-request-id", self.record.request_id.encode())]
+            if self.record.limits is not None:
+                headers += self.record.limits.headers()
             if self.context.draining:
                 headers = [header for header in headers if header[0] != b"connection"]
                 headers.append((b"connection", b"close"))
@@ -137,6 +153,8 @@ def _log(scope: Scope, record: RequestRecord) -> None:
     line += f" id={record.internal_id}"
     if record.request_id != record.internal_id:
         line += f" request_id={json.dumps(record.request_id)}"
+    if record.key is not None:
+        line += f" key={json.dumps(record.key.name)}"
     if record.user is not None:
         line += f" user={json.dumps(record.user)}"
     if record.tags:

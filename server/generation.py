@@ -95,9 +95,12 @@ async def _run(context: ServerContext, record: RequestRecord, job: Job) -> Async
             priority=job.priority,
             cache_salt=salt,
             tenant=record.key_digest or "",
+            weight=1.0 if record.key is None else record.key.weight,
         )
         for index, (prompt, params) in enumerate(zip(job.prompts, job.params, strict=True))
     ]
+    if record.limits is not None:
+        record.limits.spend_tokens(sum(map(len, job.prompts)))
     last = [time.perf_counter()] * len(iterators)
     started = [False] * len(iterators)
     async with aclosing(_merge(iterators)) as batches:
@@ -106,6 +109,8 @@ async def _run(context: ServerContext, record: RequestRecord, job: Job) -> Async
             for index, output in batch:
                 num_new = sum(len(choice.token_ids) for choice in output.outputs)
                 record.num_generation_tokens += num_new
+                if record.limits is not None:
+                    record.limits.spend_tokens(num_new)
                 if not started[index]:
                     record.num_prompt_tokens += len(output.prompt_token_ids)
                     record.num_cached_tokens += output.num_cached_tokens

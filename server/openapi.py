@@ -16,11 +16,12 @@ REF = "#/components/schemas/{name}"
 REASONS = {
     400: "A value in the request cannot be honoured",
     401: "No API key, or a wrong one",
+    403: "The API key is not for this route",
     404: "No such model",
     408: "The request took too long to arrive",
     413: "The body is too large",
     415: "The body is not plain JSON",
-    429: "Too many requests are waiting; Retry-After says when to come back",
+    429: "Too many requests wait, or the API key's limit is reached; Retry-After says when to come back",
     431: "The headers are too large, or too many",
     500: "The engine failed on this request",
     503: "The server is shutting down, or the engine is not ready",

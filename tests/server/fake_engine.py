@@ -88,6 +88,7 @@ class FakeEngine:
         self.step_seconds = 0.0
         self.running: set[str] = set()
         self.seen: list[tuple[list[int], SamplingParams, int, str | None]] = []
+        self.num_resets = 0
         self.tenants: list[tuple[str, float]] = []
         self._ids = itertools.count()
         self._listeners: list[StatsListener] = []
@@ -100,6 +101,9 @@ class FakeEngine:
         self._is_shut_down = True
         self.going.set()
         await self.close_grammars()
+
+    async def reset_prefix_cache(self) -> None:
+        self.num_resets += 1
 
     async def close_grammars(self) -> None:
         await self._grammars.close()
