@@ -50,7 +50,7 @@ class NotFound(QuireError):
 
 
 class RequestTimeout(QuireError):
-    """The client took too long to send its request."""
+    """The client took too long to send its request, or the engine to answer it."""
 
     status = 408
     type = "request_timeout"
@@ -108,8 +108,14 @@ class GrammarFailed(EngineError):
     default_code = "grammar_failed"
 
 
-def request_failure(code: str) -> EngineError:
+DEADLINE_EXCEEDED = "deadline_exceeded"
+"""The code with which the engine ends a request that has run out of time."""
+
+
+def request_failure(code: str) -> QuireError:
     """The error for a code with which the engine ends a request."""
+    if code == DEADLINE_EXCEEDED:
+        return RequestTimeout("the request was not done within its timeout", code=code)
     if code == NumericalError.default_code:
         return NumericalError("the model produced no valid numbers for this request")
     if code == NoTokenAllowed.default_code:

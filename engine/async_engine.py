@@ -191,6 +191,7 @@ class AsyncEngine:
         cache_salt: str | None = None,
         tenant: str = "",
         weight: float = 1.0,
+        time_limit: float | None = None,
     ) -> AsyncIterator[RequestOutput]:
         """Generates for one prompt, yielding deltas; leaving the iterator early aborts the request.
 
@@ -203,8 +204,11 @@ class AsyncEngine:
             tenant: Whose request it is; tenants share the engine as `fair_queue` says.
             weight: The tenant's share of the engine, relative to those of others.
 
+            time_limit: Seconds after which the engine ends the request, whether it waits or runs.
+
         Raises:
             InvalidRequest: The request cannot be honoured.
+            RequestTimeout: Its time was over before it was done.
             Overloaded: The queue is full.
             Unavailable: The engine is being restarted.
             EngineDied: The engine process ended while the request was in it.
@@ -231,7 +235,17 @@ class AsyncEngine:
         try:
             arrival_time = time.monotonic()
             self._engine.send(
-                Add(choice_ids, prompt_token_ids, params, priority, cache_salt, arrival_time, tenant, weight)
+                Add(
+                    choice_ids,
+                    prompt_token_ids,
+                    params,
+                    priority,
+                    cache_salt,
+                    arrival_time,
+                    tenant,
+                    weight,
+                    time_limit,
+                )
             )
             finished = False
             while not finished:

@@ -34,6 +34,7 @@ class Add(msgspec.Struct, tag="add"):
 
     Attributes:
         choice_ids: One id per choice.
+        timeout: Seconds after `arrival_time` at which the engine ends it; None for never.
         tenant, weight: Whose it is, and the tenant's share of the engine: see `fair_queue`.
     """
 
@@ -45,6 +46,7 @@ class Add(msgspec.Struct, tag="add"):
     arrival_time: float
     tenant: str = ""
     weight: float = 1.0
+    timeout: float | None = None
 
 
 class Abort(msgspec.Struct, tag="abort"):

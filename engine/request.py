@@ -53,6 +53,7 @@ class Request:
             compiled.
         awaits_grammar: Whether it is still being compiled; such a request cannot run.
         seed: Seeds the noise of every token together with its position.
+        deadline: When it ends, finished or not, in seconds of the injected clock; None for never.
         num_cached_tokens: Prompt tokens found in the prefix cache at first admission.
         num_scored_tokens: Prompt tokens whose log-probabilities have been given out.
         num_preemptions: How often its blocks were taken away.
@@ -69,6 +70,7 @@ class Request:
         "block_hashes",
         "block_ids",
         "cache_salt",
+        "deadline",
         "finished_time",
         "first_token_time",
         "grammar",
@@ -110,6 +112,7 @@ class Request:
         seed: int = 0,
         arrival: int = 0,
         arrival_time: float = 0.0,
+        deadline: float | None = None,
     ) -> None:
         self.request_id = request_id
         self.token_ids = list(prompt_token_ids)
@@ -124,6 +127,7 @@ class Request:
         self.seed = seed if params.seed is None else params.seed
         self.arrival = arrival
         self.arrival_time = arrival_time
+        self.deadline = deadline
         limit = max_model_len
         if params.max_tokens is not None:
             limit = min(limit, self.num_prompt_tokens + params.max_tokens)

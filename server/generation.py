@@ -36,6 +36,7 @@ class Job:
     params: Sequence[SamplingParams]
     priority: int = 0
     cache_salt: str | None = None
+    timeout: float | None = None
 
 
 async def encode(
@@ -94,6 +95,7 @@ async def _run(context: ServerContext, record: RequestRecord, job: Job) -> Async
             request_id=f"{record.internal_id}-{index}",
             priority=job.priority,
             cache_salt=salt,
+            time_limit=job.timeout,
             tenant=record.key_digest or "",
             weight=1.0 if record.key is None else record.key.weight,
         )

@@ -44,6 +44,8 @@ class ServerSettings:
         max_sequences: Prompts times choices in one request.
         keep_alive_interval: A silent stream carries a comment line this often, so that proxies do
             not cut it. A stream whose first token takes longer is opened without one.
+        request_timeout: A request that is not done after this time, in the queue or in the batch, is
+            ended with 408. Requests may ask for less.
         send_timeout: A client that takes no data for so long is cut off.
         drain_timeout: On SIGTERM, running requests have this long to finish.
         tool_call_parser: The format in which the model writes calls: a name in
@@ -70,6 +72,7 @@ class ServerSettings:
     max_prompts: int = 1024
     max_sequences: int = 1024
     keep_alive_interval: float = 15.0
+    request_timeout: float = 600.0
     send_timeout: float = 60.0
     drain_timeout: float = 30.0
     tool_call_parser: str = "auto"

@@ -29,6 +29,7 @@ from .common import (
     new_envelope,
     priority,
     prompt_logprobs,
+    timeout,
     usage,
 )
 from .logprobs import chat_logprobs
@@ -122,7 +123,13 @@ async def _chat(context: ServerContext, request: Request, body: ChatCompletionRe
     if answer_format.needs_special_tokens:
         params = replace(params, skip_special_tokens=False)
     (tokens,) = await encode(context, [prompt.text], add_special_tokens=body.add_special_tokens is True)
-    job = Job(prompts=[tokens], params=[params], priority=priority(request, body), cache_salt=body.cache_salt)
+    job = Job(
+        prompts=[tokens],
+        params=[params],
+        priority=priority(request, body),
+        cache_salt=body.cache_salt,
+        timeout=timeout(context, body),
+    )
     return _Chat(job, tools, answer_format)
 
 

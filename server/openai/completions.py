@@ -26,6 +26,7 @@ from .common import (
     new_envelope,
     priority,
     prompt_logprobs,
+    timeout,
     usage,
 )
 from .logprobs import TextOffsets, add_logprobs
@@ -104,6 +105,7 @@ async def _job(context: ServerContext, request: Request, body: CompletionRequest
         ],
         priority=priority(request, body),
         cache_salt=body.cache_salt,
+        timeout=timeout(context, body),
     )
 
 

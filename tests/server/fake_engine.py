@@ -89,6 +89,7 @@ class FakeEngine:
         self.running: set[str] = set()
         self.seen: list[tuple[list[int], SamplingParams, int, str | None]] = []
         self.num_resets = 0
+        self.timeouts: list[float | None] = []
         self.tenants: list[tuple[str, float]] = []
         self._ids = itertools.count()
         self._listeners: list[StatsListener] = []
@@ -118,6 +119,7 @@ class FakeEngine:
         cache_salt: str | None = None,
         tenant: str = "",
         weight: float = 1.0,
+        time_limit: float | None = None,
     ) -> AsyncIterator[RequestOutput]:
         check_request(
             prompt_token_ids,
@@ -129,6 +131,7 @@ class FakeEngine:
         if params.structured_outputs is not None:
             await self._grammars.check(params.structured_outputs)
         self.tenants.append((tenant, weight))
+        self.timeouts.append(time_limit)
         self.seen.append((prompt_token_ids, params, priority, cache_salt))
         if self.refuse_with is not None:
             raise self.refuse_with

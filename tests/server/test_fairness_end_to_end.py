@@ -7,7 +7,7 @@ from pathlib import Path
 
 import httpx
 
-from .quire_process import QuireProcess, metrics, until
+from .quire_process import QuireProcess, blocks_are_free, metrics, until
 
 NUM_FLOOD = 24
 
@@ -46,6 +46,10 @@ async def test_a_flood_of_one_key_does_not_hold_up_another(tmp_path: Path) -> No
             await ask(client, "light", 0)
             num_overtaking = len(ended) - num_before - 1
             await asyncio.gather(*flood)
+            late = {"prompt": "A story", "max_tokens": 400, "ignore_eos": True, "timeout": 0.001}
+            refused = await client.post("/v1/completions", json=late)
+            assert (refused.status_code, refused.json()["error"]["type"]) == (408, "request_timeout")
+            await blocks_are_free(client)
         assert ended.count("flood") == NUM_FLOOD
         assert num_before < NUM_FLOOD // 2, "the flood was over before"
         # One of the two seats is the light key's: beside its answer one or two of the flood's end.
