@@ -50,7 +50,7 @@ class NotFound(QuireError):
 
 
 class RequestTimeout(QuireError):
-    """The client took too long to send its request."""
+    """The client took too long to send its request, or the engine to answer it."""
 
     status = 408
     type = "request_timeout"
@@ -63,14 +63,22 @@ class RequestTooLarge(QuireError):
     type = "request_too_large"
 
 
+class PermissionDenied(QuireError):
+    """The API key is valid, and not for this."""
+
+    status = 403
+    type = "permission_error"
+    default_code = "permission_denied"
+
+
 class Overloaded(QuireError):
-    """The waiting queue is full; try again after `retry_after` seconds."""
+    """The waiting queue is full, or an API key's limit is reached; try again after `retry_after` seconds."""
 
     status = 429
     type = "overloaded"
 
-    def __init__(self, message: str, *, retry_after: int = 1) -> None:
-        super().__init__(message, code="queue_full")
+    def __init__(self, message: str, *, retry_after: int = 1, code: str = "queue_full") -> None:
+        super().__init__(message, code=code)
         self.retry_after = retry_after
 
 
@@ -100,8 +108,14 @@ class GrammarFailed(EngineError):
     default_code = "grammar_failed"
 
 
-def request_failure(code: str) -> EngineError:
+DEADLINE_EXCEEDED = "deadline_exceeded"
+"""The code with which the engine ends a request that has run out of time."""
+
+
+def request_failure(code: str) -> QuireError:
     """The error for a code with which the engine ends a request."""
+    if code == DEADLINE_EXCEEDED:
+        return RequestTimeout("the request was not done within its timeout", code=code)
     if code == NumericalError.default_code:
         return NumericalError("the model produced no valid numbers for this request")
     if code == NoTokenAllowed.default_code:

@@ -203,6 +203,9 @@ class AsyncEngine:
         request_id: str,
         priority: int = 0,
         cache_salt: str | None = None,
+        tenant: str = "",
+        weight: float = 1.0,
+        time_limit: float | None = None,
     ) -> AsyncIterator[RequestOutput]:
         """Generates for one prompt, yielding deltas; leaving the iterator early aborts the request.
 
@@ -212,9 +215,14 @@ class AsyncEngine:
             request_id: The caller's id, for the outputs; need not be unique.
             priority: Lower numbers run first.
             cache_salt: Only requests with the same salt share cached prefixes.
+            tenant: Whose request it is; tenants share the engine as `fair_queue` says.
+            weight: The tenant's share of the engine, relative to those of others.
+
+            time_limit: Seconds after which the engine ends the request, whether it waits or runs.
 
         Raises:
             InvalidRequest: The request cannot be honoured.
+            RequestTimeout: Its time was over before it was done.
             Overloaded: The queue is full.
             Unavailable: The engine is being restarted.
             EngineDied: The engine process ended while the request was in it.
@@ -242,7 +250,19 @@ class AsyncEngine:
         self._queues[internal_id] = outputs
         try:
             arrival_time = time.monotonic()
-            self._engine.send(Add(choice_ids, prompt_token_ids, params, priority, cache_salt, arrival_time))
+            self._engine.send(
+                Add(
+                    choice_ids,
+                    prompt_token_ids,
+                    params,
+                    priority,
+                    cache_salt,
+                    arrival_time,
+                    tenant,
+                    weight,
+                    time_limit,
+                )
+            )
             finished = False
             while not finished:
                 output = await outputs.get()

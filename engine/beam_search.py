@@ -7,14 +7,16 @@ live on is decided here, as `generate(num_beams=...)` of transformers does with 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Protocol
 
 from ..errors import EngineError, InvalidRequest
 from ..models.tokenizer import Tokenizer
 from .outputs import CompletionOutput, RequestOutput, TokenLogprobs
+from .request_origin import RequestOrigin
 from .sampling_params import MAX_LOGPROBS, SamplingParams
 
 
@@ -183,6 +185,9 @@ class Generator(Protocol):
         request_id: str,
         priority: int = 0,
         cache_salt: str | None = None,
+        time_limit: float | None = None,
+        tenant: str = "",
+        weight: float = 1.0,
     ) -> AsyncIterator[RequestOutput]:
         """Yields deltas."""
         ...
@@ -192,17 +197,21 @@ async def search_with(
     engine: Generator,
     search: BeamSearch,
     tokenizer: Tokenizer,
-    *,
-    request_id: str,
-    priority: int = 0,
-    cache_salt: str | None = None,
+    origin: RequestOrigin,
 ) -> AsyncGenerator[RequestOutput]:
-    """Yields the finished output of a search, once. Closing or cancelling it aborts its requests."""
+    """Yields the finished output of a search, once. Closing or cancelling it aborts its requests.
+
+    The time limit is that of all steps together.
+    """
+    begun = time.monotonic()
+
+    def rest() -> RequestOrigin:
+        if origin.time_limit is None:
+            return origin
+        return replace(origin, time_limit=max(1e-3, origin.time_limit - (time.monotonic() - begun)))
 
     async def step(prompt: list[int]) -> RequestOutput:
-        outputs = engine.generate(
-            prompt, search.step_params, request_id=request_id, priority=priority, cache_salt=cache_salt
-        )
+        outputs = engine.generate(prompt, search.step_params, **asdict(rest()))
         async with aclosing(outputs):  # type: ignore[type-var]
             return await anext(outputs)
 
@@ -214,4 +223,4 @@ async def search_with(
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-    yield search.output(request_id, tokenizer)
+    yield search.output(origin.request_id, tokenizer)

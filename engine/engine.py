@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from ..errors import GrammarFailed, RankFailed
+from ..errors import DEADLINE_EXCEEDED, GrammarFailed, RankFailed
+from .deadlines import Deadlines
 from .outputs import FinishReason
 from .request import FinishedRequest, Request, RequestStatus
 from .sampling_params import SEED_LIMIT, SamplingParams
@@ -62,6 +63,9 @@ class EngineRequest:
     cache_salt: str | None = None
     arrival_time: float = 0.0
     leader_id: str | None = None
+    tenant: str = ""
+    weight: float = 1.0
+    timeout: float | None = None
 
 
 def split_choices(
@@ -72,6 +76,9 @@ def split_choices(
     priority: int = 0,
     cache_salt: str | None = None,
     arrival_time: float = 0.0,
+    tenant: str = "",
+    weight: float = 1.0,
+    timeout: float | None = None,
 ) -> list[EngineRequest]:
     """One engine request per choice; the later ones follow the first, to share its blocks."""
     return [
@@ -83,6 +90,9 @@ def split_choices(
             cache_salt,
             arrival_time,
             ids[0] if index else None,
+            tenant,
+            weight,
+            timeout,
         )
         for index, choice_id in enumerate(ids)
     ]
@@ -136,6 +146,7 @@ class Engine:
         self._in_flight: deque[_Step] = deque()
         self._seeds = random.Random(seed)
         self._num_arrivals = 0
+        self._deadlines = Deadlines()
         self._stats = EngineStats(pid=os.getpid())
 
     @property
@@ -146,12 +157,21 @@ class Engine:
     @property
     def has_work(self) -> bool:
         """Whether a step would do anything at once: not if all requests wait for their grammars."""
+        if self.seconds_to_deadline == 0.0:
+            return True
         return self.scheduler.has_schedulable or (self.grammars is not None and self.grammars.has_results)
+
+    @property
+    def seconds_to_deadline(self) -> float | None:
+        """The time until a request runs out of it, 0 if one has; None if none can."""
+        deadline = self._deadlines.next
+        return None if deadline is None else max(0.0, deadline - self.clock())
 
     def add_request(self, request: EngineRequest) -> None:
         """Queues a request that `check_request` has passed. Raises `Overloaded` if the queue is full."""
         leader = self.scheduler.requests.get(request.leader_id) if request.leader_id else None
         self._num_arrivals += 1
+        arrival_time = request.arrival_time or self.clock()
         added = Request(
             request.request_id,
             request.prompt_token_ids,
@@ -160,12 +180,16 @@ class Engine:
             eos_token_ids=self.eos_token_ids,
             priority=request.priority,
             cache_salt=request.cache_salt,
+            tenant=request.tenant,
+            weight=request.weight,
             leader=leader,
             seed=self._seeds.randrange(SEED_LIMIT),
             arrival=self._num_arrivals,
-            arrival_time=request.arrival_time or self.clock(),
+            arrival_time=arrival_time,
+            deadline=None if request.timeout is None else arrival_time + request.timeout,
         )
         self.scheduler.add(added)
+        self._deadlines.add(added)
         if added.awaits_grammar:
             assert self.grammars is not None, "this engine was built without a compiler of grammars"
             self.grammars.submit(added)
@@ -185,7 +209,8 @@ class Engine:
 
         If all requests wait for their grammars, it waits for one of these first.
         """
-        failed = self._take_grammars()
+        failed = self._end_expired()
+        failed += self._take_grammars(wait=not failed and not self.scheduler.has_schedulable)
         if self.async_scheduling:
             return failed + self._step_ahead()
         scheduled = self.scheduler.schedule()
@@ -263,12 +288,22 @@ class Engine:
         self._count(scheduled, deltas)
         return deltas
 
-    def _take_grammars(self) -> list[TokenDelta]:
+    def _end_expired(self) -> list[TokenDelta]:
+        """Ends requests that have run out of time; their blocks are freed as those of aborted ones."""
+        ended: list[TokenDelta] = []
+        for request in self._deadlines.take_expired(self.clock()):
+            self.scheduler.abort(request.request_id, "error")
+            ended.append(
+                TokenDelta(request.request_id, [], 0, finish_reason="error", error=DEADLINE_EXCEEDED)
+            )
+        return ended
+
+    def _take_grammars(self, wait: bool) -> list[TokenDelta]:
         """Lets requests in whose grammars are compiled; ends those whose grammars cannot be."""
         failed: list[TokenDelta] = []
         if self.grammars is None:
             return failed
-        for request, grammar in self.grammars.take(wait=not self.scheduler.has_schedulable):
+        for request, grammar in self.grammars.take(wait=wait):
             if grammar is not None:
                 request.grammar = grammar
                 self.scheduler.waiting.admit(request)

@@ -76,9 +76,12 @@ class Connection:
         except queue.Empty:
             return None
 
-    def wait(self) -> ToEngine | None:
-        """The next message, however long it takes; None if `wake` came first."""
-        return self._inbox.get()
+    def wait(self, seconds: float | None = None) -> ToEngine | None:
+        """The next message, however long it takes; None if `wake` came first, or the time is over."""
+        try:
+            return self._inbox.get(timeout=seconds)
+        except queue.Empty:
+            return None
 
     def wake(self) -> None:
         """Ends a `wait`, from any thread."""
@@ -125,7 +128,7 @@ def serve(engine: Engine, connection: Connection) -> NoReturn:
         pool, lambda runs, is_whole: connection.send(Blocks(runs, is_whole)), time.monotonic
     )
     while True:
-        message = connection.receive() if engine.has_work else connection.wait()
+        message = connection.receive() if engine.has_work else connection.wait(engine.seconds_to_deadline)
         while message is not None:
             handle(engine, connection, reporter, message)
             message = connection.receive()
@@ -146,6 +149,9 @@ def handle(engine: Engine, connection: Connection, reporter: BlockReporter, mess
                     priority=message.priority,
                     cache_salt=message.cache_salt,
                     arrival_time=message.arrival_time,
+                    tenant=message.tenant,
+                    weight=message.weight,
+                    timeout=message.timeout,
                 ):
                     engine.add_request(request)
             except Overloaded as error:

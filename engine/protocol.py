@@ -35,6 +35,8 @@ class Add(msgspec.Struct, tag="add"):
 
     Attributes:
         choice_ids: One id per choice.
+        timeout: Seconds after `arrival_time` at which the engine ends it; None for never.
+        tenant, weight: Whose it is, and the tenant's share of the engine: see `fair_queue`.
     """
 
     choice_ids: list[str]
@@ -43,6 +45,9 @@ class Add(msgspec.Struct, tag="add"):
     priority: int
     cache_salt: str | None
     arrival_time: float
+    tenant: str = ""
+    weight: float = 1.0
+    timeout: float | None = None
 
 
 class Abort(msgspec.Struct, tag="abort"):

@@ -43,6 +43,9 @@ class Request:
         block_ids: The block table. Owned by the BlockManager; others only read it.
         block_hashes: Chained hashes of the full blocks, made on demand by the BlockManager.
         arrival: Order of arrival, the tie-breaker between equal priorities.
+        tenant: Whose request it is; tenants share the engine as `fair_queue` says.
+        weight: The tenant's share of the engine, relative to those of others.
+        turn: Order of first admission, from 1; 0 before it.
         max_num_tokens: Prompt and output may not grow past this.
         is_penalized, adjusts_otherwise, adjusts_logits: Whether the parameters ask for penalties; for any
             change of the logits but a grammar's; for any. Derived once: the sampler asks at every step.
@@ -50,6 +53,7 @@ class Request:
             compiled.
         awaits_grammar: Whether it is still being compiled; such a request cannot run.
         seed: Seeds the noise of every token together with its position.
+        deadline: When it ends, finished or not, in seconds of the injected clock; None for never.
         num_cached_tokens: Prompt tokens found in the prefix cache at first admission.
         num_scored_tokens: Prompt tokens whose log-probabilities have been given out.
         num_preemptions: How often its blocks were taken away.
@@ -66,6 +70,7 @@ class Request:
         "block_hashes",
         "block_ids",
         "cache_salt",
+        "deadline",
         "finished_time",
         "first_token_time",
         "grammar",
@@ -85,7 +90,10 @@ class Request:
         "seed",
         "status",
         "stop_token_ids",
+        "tenant",
         "token_ids",
+        "turn",
+        "weight",
     )
 
     def __init__(
@@ -98,10 +106,13 @@ class Request:
         eos_token_ids: Iterable[int] = (),
         priority: int = 0,
         cache_salt: str | None = None,
+        tenant: str = "",
+        weight: float = 1.0,
         leader: Request | None = None,
         seed: int = 0,
         arrival: int = 0,
         arrival_time: float = 0.0,
+        deadline: float | None = None,
     ) -> None:
         self.request_id = request_id
         self.token_ids = list(prompt_token_ids)
@@ -109,10 +120,14 @@ class Request:
         self.params = params
         self.priority = priority
         self.cache_salt = cache_salt
+        self.tenant = tenant
+        self.weight = weight
+        self.turn = 0
         self.leader = leader
         self.seed = seed if params.seed is None else params.seed
         self.arrival = arrival
         self.arrival_time = arrival_time
+        self.deadline = deadline
         limit = max_model_len
         if params.max_tokens is not None:
             limit = min(limit, self.num_prompt_tokens + params.max_tokens)
@@ -183,8 +198,8 @@ class Request:
 
     @property
     def rank(self) -> tuple[int, int]:
-        """Who goes first: lower priority numbers, then earlier arrivals."""
-        return (self.priority, self.arrival)
+        """Who goes first of those that run: lower priority numbers, then earlier admissions."""
+        return (self.priority, self.turn)
 
     @property
     def is_finished(self) -> bool:

@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 from ..errors import GrammarFailed, Overloaded
 from .block_manager import BlockManager
+from .fair_queue import TenantShares
+from .headroom import Headroom
 from .in_flight import StepsInFlight, drop_placeholders
 from .outputs import FinishReason
 from .request import FinishedRequest, Request, RequestStatus
@@ -96,19 +98,17 @@ class TokenDelta:
     pooled: bytes | None = None
 
 
-RESERVE_ALL_AFTER = 4
-"""Preemptions after which a request runs again only when its blocks are sure to last."""
-
-
 class Scheduler:
     """Decides what runs; never sees a tensor.
 
-    Running requests are kept in order of rank (priority, then arrival), so the victim of a
-    preemption is always the last one: the oldest request of the best priority always gets on,
-    and nobody starves. A preempted request returns to its old place in the waiting queue. To keep
+    Running requests are kept in order of rank (priority, then first admission), so the victim of a
+    preemption is always the last one: the first of the best priority always gets on, and nobody starves.
+    A preempted request keeps its rank, and goes before others of its tenant when it waits. To keep
     it from being preempted over and over, it is admitted again only when free blocks leave room
     for growth: 2^k blocks for each running request after its k-th preemption, and from
-    `RESERVE_ALL_AFTER` on for everything that the running requests may still generate.
+    `headroom.RESERVE_ALL_AFTER` on for everything that the running requests may still generate.
+
+    Tokens, and seats among the running requests, are shared between tenants as `fair_queue` says.
 
     A step is `schedule`, then `update` with its result. Or, where the next step is scheduled while this one
     runs: `schedule`, `advance`, and `update` once the result is in, after at most one more `schedule` and
@@ -137,10 +137,14 @@ class Scheduler:
         self.max_num_waiting = max_num_waiting
         self.clock = clock
         self.requests: dict[str, Request] = {}
-        self.waiting = WaitingQueue()
+        self.waiting = WaitingQueue(
+            TenantShares(max_num_batched_tokens, max_num_seqs, block_manager.pool.num_blocks)
+        )
         self.running: list[Request] = []
         self.in_flight = StepsInFlight(block_manager)
+        self.headroom = Headroom(block_manager)
         self.num_preemptions = 0
+        self._num_turns = 0
         self._released: list[str] = []
         self._finished: list[FinishedRequest] = []
 
@@ -201,6 +205,13 @@ class Scheduler:
                     request, start, start + 1, request.params.pooling is None
                 )
                 budget -= 1
+        shares = self.waiting.shares
+        if shares.is_shared:
+            for request, start, end, _ in chunks.values():
+                shares.charge(request, end - start)
+            behind = shares.in_order(behind)
+            if behind and self.num_preemptions == num_preemptions:
+                self._admit_waiting(chunks, before=behind[0])
         for request in behind:
             # A preemption since may have taken this one, or freed the budget of a scheduled one.
             budget = self.max_num_batched_tokens - _num_tokens(chunks)
@@ -208,6 +219,7 @@ class Scheduler:
                 end = min(request.num_tokens, request.num_computed_tokens + budget)
                 if self._make_room(request, end, chunks):
                     chunks[request.request_id] = _chunk(request, end)
+                    shares.charge(request, end - request.num_computed_tokens)
         if self.num_preemptions == num_preemptions:
             self._admit_waiting(chunks)
         released, self._released = self._released, []
@@ -313,12 +325,15 @@ class Scheduler:
         request.finished_time = self.clock()
         self._finished.append(FinishedRequest.of(request, reason))
         del self.requests[request.request_id]
+        if not self.requests:
+            self.waiting.shares.forget()
         self.waiting.release_followers(request)
 
     def _stop_running(self, request: Request) -> None:
         position = bisect.bisect_left(self.running, request.rank, key=_rank)
         assert self.running[position] is request
         del self.running[position]
+        self.waiting.shares.leaves_seat(request)
         self._released.append(request.request_id)
 
     def _running_in_order(self) -> Iterator[Request]:
@@ -351,68 +366,81 @@ class Scheduler:
         self.num_preemptions += 1
         self.waiting.push(request)
 
-    def _admit_waiting(self, chunks: dict[str, ScheduledChunk]) -> None:
-        """Starts waiting requests, in order, while budget, seats and blocks last."""
+    def _admit_waiting(self, chunks: dict[str, ScheduledChunk], before: Request | None = None) -> None:
+        """Starts waiting requests, in order, while budget, seats and blocks last.
+
+        With `before`, only those whose tenants' turns come before that of this running request.
+        """
+        manager, shares = self.block_manager, self.waiting.shares
         budget = self.max_num_batched_tokens - _num_tokens(chunks)
-        manager = self.block_manager
         if not budget or not self.waiting:
             return
-        reserved = self._reserved(1)
-        while budget and len(self.running) < self.max_num_seqs:
-            request = self.waiting.peek()
-            if request is None:
+        reserved = self.headroom.reserved(self.running, 1)
+        while budget and (request := self.waiting.peek()) is not None:
+            if request.request_id in self._released:
+                return  # it was preempted in this step
+            if before is not None and not shares.goes_before(request, before):
                 return
-            cached = manager.find_cached_prefix(request)
+            num_preemptions = self.num_preemptions
+            cached = self._find_room(request, reserved, chunks)
+            if self.num_preemptions != num_preemptions:
+                reserved = self.headroom.reserved(self.running, 1)
+            if cached is None:
+                return
+            budget = self.max_num_batched_tokens - _num_tokens(chunks)
             num_cached = len(cached) * manager.block_size
             end = min(request.num_tokens, num_cached + budget)
-            # A prompt is only begun if all of it fits, or half-computed prompts could lock the pool.
-            needed = manager.num_blocks_to_admit(cached, request.num_tokens)
-            if self.running:
-                needed += self._headroom(request, reserved)
-            if needed > manager.pool.num_free_blocks:
-                return
-            self.waiting.pop()
+            self.waiting.take(request)
             manager.admit(request, cached, end)
             self._start(request, num_cached)
             chunks[request.request_id] = _chunk(request, end)
+            shares.charge(request, end - num_cached)
             budget -= end - num_cached
-            reserved += self._growth(request, 1)
+            reserved += self.headroom.growth(request, 1)
+
+    def _find_room(
+        self, request: Request, reserved: int, chunks: dict[str, ScheduledChunk]
+    ) -> list[int] | None:
+        """The cached blocks with which a waiting request can be admitted now, or None if it cannot.
+
+        Where seats or blocks lack, those of other tenants yield theirs if they have more than their shares.
+        """
+        manager = self.block_manager
+        while True:
+            has_seat = len(self.running) < self.max_num_seqs
+            if has_seat:
+                cached = manager.find_cached_prefix(request)
+                # A prompt is only begun if all of it fits, or half-computed prompts could lock the pool.
+                needed = manager.num_blocks_to_admit(cached, request.num_tokens)
+                if self.running:
+                    needed += self.headroom.needed(request, self.running, reserved)
+                if needed <= manager.pool.num_free_blocks:
+                    return cached
+                if self.in_flight.will_free_blocks:
+                    return None
+            victim = self.waiting.shares.choose_to_yield(request, self.running)
+            if victim is None:
+                return None
+            self._preempt(victim)
+            chunks.pop(victim.request_id, None)
+            reserved = self.headroom.reserved(self.running, 1)
 
     def _start(self, request: Request, num_cached: int) -> None:
         if request.scheduled_time is None:
+            self._num_turns += 1
+            request.turn = self._num_turns
             request.scheduled_time = self.clock()
             request.num_cached_tokens = min(num_cached, request.num_prompt_tokens)
         request.status = RequestStatus.RUNNING
         bisect.insort(self.running, request, key=_rank)
-
-    def _headroom(self, request: Request, reserved: int) -> int:
-        """Blocks that must stay free for growth when a request is admitted beside running ones.
-
-        `reserved` is what holds for a request that was never preempted: one block each.
-        """
-        times = request.num_preemptions
-        if times == 0:
-            return reserved + self._growth(request, 1)
-        limit = None if times >= RESERVE_ALL_AFTER else 1 << times
-        return self._reserved(limit) + self._growth(request, limit)
-
-    def _reserved(self, limit: int | None) -> int:
-        """Blocks that the running requests may still take, each counted up to a limit."""
-        return sum(self._growth(request, limit) for request in self.running)
-
-    def _growth(self, request: Request, limit: int | None) -> int:
-        """Blocks that a request lacks for its known tokens, and up to `limit` for those to come."""
-        manager = self.block_manager
-        known = manager.blocks_for(request.num_tokens)
-        growth = manager.blocks_for(request.max_num_tokens) - known
-        missing = known - len(request.block_ids) if request.block_ids else 0
-        return missing + (growth if limit is None else min(growth, limit))
+        self.waiting.shares.takes_seat(request)
 
     def check_integrity(self) -> None:
         """Raises AssertionError if queues, tables and the pool disagree."""
         self.block_manager.check_integrity()
         assert sorted(self.running, key=_rank) == self.running, "running requests are out of order"
         assert len(self.running) + len(self.waiting) == len(self.requests), "a request is lost"
+        self.waiting.shares.check_integrity(len(self.waiting), self.running)
         for request in self.requests.values():
             assert (request.status is RequestStatus.RUNNING) == bool(request.block_ids), request
             is_pooled = request.params.pooling is not None and bool(self.in_flight)
@@ -421,7 +449,7 @@ class Scheduler:
 
 
 def _rank(request: Request) -> tuple[int, int]:
-    return (request.priority, request.arrival)
+    return request.rank
 
 
 def _chunk(request: Request, end: int) -> ScheduledChunk:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, TypeVar
 import anyio.to_thread
 
 from .errors import ErrorWriter, write_error
+from .keys import ApiKey
+from .rate_limits import KeyLimits, RateLimits
 from .settings import ServerSettings
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ class ServerContext:
     created: int = field(default_factory=lambda: int(time.time()))
     draining: bool = False
     num_in_flight: int = 0  # requests to anything but the probes
+    limits: RateLimits = field(default_factory=RateLimits)
     num_body_bytes: int = 0  # in bodies that are being read or parsed
     error_writers: dict[str, ErrorWriter] = field(default_factory=dict[str, ErrorWriter])  # by path
 
@@ -56,13 +59,17 @@ class RequestRecord:
         request_id: The id that the client gave or, if it gave none, the server's own. Two
             requests may carry the same one: the engine never sees it.
         internal_id: The server's own, unique.
+        key: The API key that it brought; None where none is needed.
         key_digest: Names the API key without revealing it; separates the prefix caches of keys.
         write_error: Writes an error in the form of the path's dialect.
+        limits: The books of its API key, if the request counts there.
     """
 
     request_id: str
     internal_id: str
+    key: ApiKey | None = None
     key_digest: str | None = None
+    limits: KeyLimits | None = None
     started: float = field(default_factory=time.perf_counter)
     status: int = 0
     num_prompt_tokens: int = 0

@@ -7,8 +7,6 @@ request ids, the API key, the drain, and what happens to an exception that nobod
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import hmac
 import json
 import logging
 import time
@@ -17,13 +15,15 @@ from collections.abc import Iterable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ..errors import Draining, InvalidRequest, QuireError
+from ..errors import Draining, InvalidRequest, PermissionDenied, QuireError
 from .context import RequestRecord, ServerContext
 from .errors import ClientDisconnected, HeadersTooLarge, Unauthenticated, error_response
+from .rate_limits import KeyLimits
 
 logger = logging.getLogger("quire.server")
 access_logger = logging.getLogger("quire.access")
 
+ADMIN_ROUTES = frozenset(("/reset_prefix_cache",))  # they change the server
 PROBES = frozenset((b"/health", b"/ready", b"/ping"))  # open without a key
 WHILE_DRAINING = PROBES | {b"/metrics", b"/version"}
 MAX_REQUEST_ID_CHARACTERS = 256
@@ -36,9 +36,7 @@ class RequestGate:
     def __init__(self, app: ASGIApp, context: ServerContext) -> None:
         self.app = app
         self.context = context
-        key = context.settings.api_key
-        self._key = None if key is None else key.encode()
-        self._key_digest = None if key is None else hashlib.sha256(key.encode()).hexdigest()[:16]
+        self._keys = context.settings.key_ring()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Lets a request in or answers it, and writes its line in the log."""
@@ -55,8 +53,12 @@ class RequestGate:
         reply = _Reply(record, send, self.context)
         counted = scope["raw_path"] not in WHILE_DRAINING
         self.context.num_in_flight += counted
+        entered: KeyLimits | None = None
         try:
             self._check(scope, record)
+            if record.limits is not None:
+                record.limits.enter()
+                entered = record.limits
             await self.app(scope, receive, reply)
         except ClientDisconnected:
             record.status = STATUS_CLIENT_GONE
@@ -68,6 +70,8 @@ class RequestGate:
                 await error_response(error, record.write_error)(scope, receive, reply)
         finally:
             self.context.num_in_flight -= counted
+            if entered:
+                entered.leave()
             self.context.metrics.observe_http(
                 scope["method"],
                 getattr(scope.get("route"), "path", None),
@@ -87,21 +91,25 @@ class RequestGate:
         if (request_id := given.get(b"x-request-id")) is not None:
             record.request_id = check_request_id(request_id.decode("latin-1"), "X-Request-Id")
         path: bytes = scope["raw_path"]
-        if self._key is not None and path not in PROBES and not is_page(scope, given):
-            if not any(hmac.compare_digest(key, self._key) for key in _given_keys(given)):
-                raise Unauthenticated(
-                    "a valid API key is required: Authorization: Bearer KEY, or X-Api-Key: KEY"
-                )
-            record.key_digest = self._key_digest
+        if self._keys and path not in PROBES and not is_page(scope, given):
+            self._authorize(scope, given, record)
         if self.context.draining and path not in WHILE_DRAINING:
             raise Draining("the server is shutting down and takes no new requests", code="draining")
 
-
-def _given_keys(headers: dict[bytes, bytes]) -> list[bytes]:
-    """The API keys that a client sent: as a bearer, or as Anthropic's clients do."""
-    scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
-    bearer = token if scheme.lower() == b"bearer" else b""
-    return [bearer.strip(), headers.get(b"x-api-key", b"").strip()]
+    def _authorize(self, scope: Scope, headers: dict[bytes, bytes], record: RequestRecord) -> None:
+        """Finds the request's key, sent as a bearer or as Anthropic's clients do, and what it opens."""
+        key = self._keys.find(headers.get(b"authorization", b""))
+        if key is None:
+            key = self._keys.find(b"Bearer " + headers.get(b"x-api-key", b""))
+        if key is None:
+            raise Unauthenticated("a valid API key is required: Authorization: Bearer KEY, or X-Api-Key: KEY")
+        record.key, record.key_digest = key, key.digest
+        # The router goes by the decoded path.
+        if scope["path"] in ADMIN_ROUTES:
+            if not key.is_admin:
+                raise PermissionDenied(f"{scope['path']} needs the admin key")
+        elif scope["method"] == "POST":
+            record.limits = self.context.limits.of(key)
 
 
 class _Reply:
@@ -118,6 +126,8 @@ class _Reply:
             self.started = True
             self.record.status = message["status"]
             headers = [*message["headers"], (b"x-request-id", self.record.request_id.encode())]
+            if self.record.limits is not None:
+                headers += self.record.limits.headers()
             if self.context.draining:
                 headers = [header for header in headers if header[0] != b"connection"]
                 headers.append((b"connection", b"close"))
@@ -168,6 +178,8 @@ def _log(scope: Scope, record: RequestRecord) -> None:
     line += f" id={record.internal_id}"
     if record.request_id != record.internal_id:
         line += f" request_id={json.dumps(record.request_id)}"
+    if record.key is not None:
+        line += f" key={json.dumps(record.key.name)}"
     if record.user is not None:
         line += f" user={json.dumps(record.user)}"
     if record.tags:

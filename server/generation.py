@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
 from contextlib import aclosing, suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TypeVar
 
 from starlette.types import Receive
@@ -19,6 +19,7 @@ from ..engine.beam_search import BeamSearch, BeamSearchParams, search_with
 from ..engine.input_check import check_request
 from ..engine.output_processor import merge
 from ..engine.outputs import RequestOutput
+from ..engine.request_origin import RequestOrigin
 from ..engine.sampling_params import SamplingParams
 from ..errors import ContextLengthExceeded, Draining, EngineDied, EngineError
 from .context import RequestRecord, ServerContext
@@ -42,6 +43,7 @@ class Job:
     priority: int = 0
     cache_salt: str | None = None
     beam_search: BeamSearchParams | None = None
+    timeout: float | None = None
 
 
 async def encode(
@@ -92,6 +94,8 @@ async def run(context: ServerContext, record: RequestRecord, job: Job) -> AsyncG
 async def _run(context: ServerContext, record: RequestRecord, job: Job) -> AsyncGenerator[Batch, None]:
     """Runs a job and keeps the record of its request."""
     iterators = [_outputs(context, record, job, index) for index in range(len(job.prompts))]
+    if record.limits is not None:
+        record.limits.spend_tokens(sum(map(len, job.prompts)))
     last = [time.perf_counter()] * len(iterators)
     started = [False] * len(iterators)
     async with aclosing(_merge(iterators)) as batches:
@@ -100,6 +104,8 @@ async def _run(context: ServerContext, record: RequestRecord, job: Job) -> Async
             for index, output in batch:
                 num_new = sum(len(choice.token_ids) for choice in output.outputs)
                 record.num_generation_tokens += num_new
+                if record.limits is not None:
+                    record.limits.spend_tokens(num_new)
                 if not started[index]:
                     record.num_prompt_tokens += len(output.prompt_token_ids)
                     record.num_cached_tokens += output.num_cached_tokens
@@ -118,13 +124,17 @@ def _outputs(
     context: ServerContext, record: RequestRecord, job: Job, index: int
 ) -> AsyncIterator[RequestOutput]:
     """The outputs for one of the prompts of a job."""
-    salt = ":".join(part for part in (record.key_digest, job.cache_salt) if part) or None
-    request_id = f"{record.internal_id}-{index}"
-    if job.beam_search is not None:
-        return _search(context, job, index, job.beam_search, request_id, salt)
-    return context.engine.generate(
-        job.prompts[index], job.params[index], request_id=request_id, priority=job.priority, cache_salt=salt
+    origin = RequestOrigin(
+        request_id=f"{record.internal_id}-{index}",
+        priority=job.priority,
+        cache_salt=":".join(part for part in (record.key_digest, job.cache_salt) if part) or None,
+        time_limit=context.settings.request_timeout if job.timeout is None else job.timeout,
+        tenant=record.key_digest or "",
+        weight=1.0 if record.key is None else record.key.weight,
     )
+    if job.beam_search is not None:
+        return _search(context, job, index, job.beam_search, origin)
+    return context.engine.generate(job.prompts[index], job.params[index], **asdict(origin))
 
 
 async def _search(
@@ -132,8 +142,7 @@ async def _search(
     job: Job,
     index: int,
     beam_search: BeamSearchParams,
-    request_id: str,
-    salt: str | None,
+    origin: RequestOrigin,
 ) -> AsyncGenerator[RequestOutput, None]:
     """The one output of a beam search, with the n best of what it found."""
     engine, prompt, params = context.engine, job.prompts[index], job.params[index]
@@ -147,9 +156,7 @@ async def _search(
     )
     limit = engine.max_model_len - len(prompt) if params.max_tokens is None else params.max_tokens
     search = BeamSearch(prompt, replace(beam_search, max_tokens=limit), eos_token_ids)
-    outputs = search_with(
-        engine, search, engine.tokenizer, request_id=request_id, priority=job.priority, cache_salt=salt
-    )
+    outputs = search_with(engine, search, engine.tokenizer, origin)
     async with aclosing(outputs):
         async for output in outputs:
             output.outputs = output.outputs[: params.n]

@@ -60,5 +60,15 @@ def health_routes(context: ServerContext) -> APIRouter:
     async def metrics() -> Response:
         return Response(context.metrics.render(), media_type=CONTENT_TYPE)
 
-    _ = (health, ready, version, metrics)
+    @router.post(
+        "/reset_prefix_cache",
+        **describe(
+            "Forget cached prefixes; needs the admin key, if there are keys", answer=Status, errors=(403,)
+        ),
+    )
+    async def reset_prefix_cache() -> Response:
+        await context.engine.reset_prefix_cache()
+        return Response(_OK, media_type="application/json")
+
+    _ = (health, ready, version, metrics, reset_prefix_cache)
     return router

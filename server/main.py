@@ -16,7 +16,7 @@ from ..engine.async_engine import AsyncEngine
 from ..engine.config import EngineConfig
 from ..errors import QuireError
 from . import logs
-from .settings import ServerSettings, check_bind_address, read_api_key
+from .settings import ServerSettings, check_bind_address, read_api_keys
 
 logger = logging.getLogger("quire.server")
 
@@ -36,7 +36,7 @@ def serve(
         config: The engine's settings.
         host: The address to listen on; one that other machines reach needs an API key.
         port: 0 takes a free one, which the log names.
-        settings: The server's limits. If they hold no API key, the environment may give one.
+        settings: The server's limits. If they hold no API key, the environment may give some.
 
     Raises:
         ModelError: The model cannot be loaded.
@@ -44,8 +44,8 @@ def serve(
         ValueError: The address needs an API key, or a setting does not fit this machine.
     """
     settings = settings or ServerSettings()
-    if settings.api_key is None:
-        settings = replace(settings, api_key=read_api_key())
+    if not settings.key_ring():
+        settings = replace(settings, api_keys=read_api_keys())
     check_bind_address(host, settings)
     with (
         logs.in_background(),

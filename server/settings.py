@@ -7,11 +7,13 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from .keys import ADMIN, DEFAULT, ApiKey, KeyRing, read_keys
 from .reasoning_parsers import REASONING_PARSERS, WITH_TOOLS
 from .tool_parsers import TOOL_PARSERS
 
 API_KEY_VARIABLE = "QUIRE_API_KEY"
 API_KEY_FILE_VARIABLE = "QUIRE_API_KEY_FILE"
+ADMIN_KEY_VARIABLE = "QUIRE_ADMIN_KEY"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +25,7 @@ class ServerSettings:
     Attributes:
         api_key: What clients must send as `Authorization: Bearer`; None for no key. It comes from
             the environment or from a file, never from the command line, where `ps` shows it.
+        api_keys: Keys with names and limits, besides or instead.
         insecure: Allow an address that other machines reach without an API key.
         max_body_bytes: A larger body is refused with 413 while it is read.
         max_buffered_bytes: Bodies that are being read or parsed, of all requests together; what
@@ -44,6 +47,8 @@ class ServerSettings:
         max_stored_bytes: The memory that they take, about.
         keep_alive_interval: A silent stream carries a comment line this often, so that proxies do
             not cut it. A stream whose first token takes longer is opened without one.
+        request_timeout: A request that is not done after this time, in the queue or in the batch, is
+            ended with 408. Requests may ask for less.
         send_timeout: A client that takes no data for so long is cut off.
         drain_timeout: On SIGTERM, running requests have this long to finish.
         tool_call_parser: The format in which the model writes calls: a name in
@@ -55,6 +60,7 @@ class ServerSettings:
     """
 
     api_key: str | None = field(default=None, repr=False)
+    api_keys: tuple[ApiKey, ...] = field(default=(), repr=False)
     insecure: bool = False
     max_body_bytes: int = 16 * 1024 * 1024
     max_buffered_bytes: int = 256 * 1024 * 1024
@@ -71,6 +77,7 @@ class ServerSettings:
     max_stored_responses: int = 1024
     max_stored_bytes: int = 64 * 1024 * 1024
     keep_alive_interval: float = 15.0
+    request_timeout: float = 600.0
     send_timeout: float = 60.0
     drain_timeout: float = 30.0
     tool_call_parser: str = "auto"
@@ -82,11 +89,13 @@ class ServerSettings:
             value = getattr(self, name)
             if isinstance(value, int | float) and not isinstance(value, bool) and not value > 0:
                 raise ValueError(f"{name} must be positive, got {value!r}")
-        if self.api_key is not None and not (self.api_key.isascii() and self.api_key.isprintable()):
-            raise ValueError("the API key must consist of printable ASCII characters")
-        if self.api_key is not None and (not self.api_key or " " in self.api_key):
-            raise ValueError("the API key must neither be empty nor contain spaces")
+        self.key_ring()  # which checks the keys
         self._check_parsers()
+
+    def key_ring(self) -> KeyRing:
+        """All keys."""
+        one = () if self.api_key is None else (ApiKey(DEFAULT, self.api_key),)
+        return KeyRing((*one, *self.api_keys))
 
     def _check_parsers(self) -> None:
         calls, thoughts = self.tool_call_parser, self.reasoning_parser
@@ -108,31 +117,33 @@ class ServerSettings:
             )
 
 
-def read_api_key() -> str | None:
-    """The key in QUIRE_API_KEY, or in the file that QUIRE_API_KEY_FILE names, or None.
+def read_api_keys(file: Path | None = None) -> tuple[ApiKey, ...]:
+    """All keys that there are: in QUIRE_API_KEY, in QUIRE_ADMIN_KEY, and in a file.
 
-    Raises ValueError if a variable is set but gives no key, rather than serving without one.
+    Args:
+        file: Holds keys as `keys` describes; by default the one that QUIRE_API_KEY_FILE names, if any.
+
+    Raises:
+        ValueError: A variable is set, or a file named, and gives no key, or a key is wrong.
     """
-    key = os.environ.get(API_KEY_VARIABLE)
+    keys: list[ApiKey] = []
+    for variable, name in ((API_KEY_VARIABLE, DEFAULT), (ADMIN_KEY_VARIABLE, ADMIN)):
+        secret = os.environ.get(variable)
+        if secret is not None:
+            if not secret.strip():
+                raise ValueError(f"{variable} is set but empty; unset it to serve without this key")
+            keys.append(ApiKey(name, secret.strip()))
     path = os.environ.get(API_KEY_FILE_VARIABLE)
-    if key is not None:
-        if not key.strip():
-            raise ValueError(f"{API_KEY_VARIABLE} is set but empty; unset it to serve without a key")
-        return key.strip()
-    if path is None:
-        return None
-    try:
-        key = Path(path).read_text(encoding="utf-8").strip()
-    except OSError as error:
-        raise ValueError(f"{API_KEY_FILE_VARIABLE}: cannot read {path}: {error.strerror}") from error
-    if not key:
-        raise ValueError(f"{API_KEY_FILE_VARIABLE}: {path} is empty")
-    return key
+    if file is not None:
+        keys += read_keys(file, "--api-key-file")
+    elif path is not None:
+        keys += read_keys(Path(path), API_KEY_FILE_VARIABLE)
+    return tuple(keys)
 
 
 def check_bind_address(host: str, settings: ServerSettings) -> None:
     """Raises ValueError if other machines would reach the server and no API key is set."""
-    if settings.api_key is not None or settings.insecure:
+    if settings.key_ring() or settings.insecure:
         return
     try:
         loopback = ipaddress.ip_address(host).is_loopback

@@ -203,6 +203,8 @@ def make_request(
     arrival: int = 0,
     priority: int = 0,
     cache_salt: str | None = None,
+    tenant: str = "",
+    weight: float = 1.0,
     leader: Request | None = None,
     **params: Any,
 ) -> Request:
@@ -215,6 +217,8 @@ def make_request(
         arrival=arrival,
         priority=priority,
         cache_salt=cache_salt,
+        tenant=tenant,
+        weight=weight,
         leader=leader,
     )
 

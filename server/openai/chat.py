@@ -33,6 +33,7 @@ from .common import (
     new_envelope,
     priority,
     prompt_logprobs,
+    timeout,
     usage,
 )
 from .logprobs import Spelling
@@ -140,6 +141,7 @@ async def prepare_chat(context: ServerContext, request: Request, body: ChatCompl
         priority=priority(request, body),
         cache_salt=body.cache_salt,
         beam_search=beam_params(body, params),
+        timeout=timeout(context, body),
     )
     return Chat(job, tools, answer_format)
 

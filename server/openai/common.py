@@ -103,6 +103,18 @@ def priority(request: Request, body: SamplingFields) -> int:
     return value
 
 
+def timeout(context: ServerContext, body: SamplingFields) -> float:
+    """The seconds that the engine has for the request: the body's `timeout`, or the server's."""
+    limit = context.settings.request_timeout
+    if body.timeout is None:
+        return limit
+    if not 0 < body.timeout <= limit:
+        raise InvalidRequest(
+            f"timeout must be above 0 and at most {limit:g} seconds, got {body.timeout:g}", param="timeout"
+        )
+    return body.timeout
+
+
 def usage(record: RequestRecord, num_prompt_tokens: int | None = None) -> Usage:
     """The tokens so far.
 

@@ -31,6 +31,7 @@ from .common import (
     new_envelope,
     priority,
     prompt_logprobs,
+    timeout,
     usage,
 )
 from .infill import add_suffix
@@ -129,6 +130,7 @@ async def _job(
         priority=priority(request, body),
         cache_salt=body.cache_salt,
         beam_search=beam_search,
+        timeout=timeout(context, body),
     )
 
 

@@ -74,6 +74,8 @@ class SamplingFields(StructuredFields, forbid_unknown_fields=True, kw_only=True)
     prompt_logprobs: int | None = None
     priority: int | None = None
     cache_salt: str | None = None
+    # quire's: seconds after which the request is ended, done or not
+    timeout: float | None = None
     request_id: str | None = None
     return_token_ids: bool | None = None
     return_tokens_as_token_ids: bool | None = None

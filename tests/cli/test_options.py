@@ -15,7 +15,7 @@ from quire.cli.serve import SERVED
 from quire.engine.config import EngineConfig
 from quire.server.settings import ServerSettings
 
-NOT_ON_THE_COMMAND_LINE = {"api_key"}
+NOT_ON_THE_COMMAND_LINE = {"api_key", "api_keys"}
 
 
 def run(*arguments: str, **groups: Group) -> tuple[int, str, dict[str, Any]]:

@@ -85,6 +85,9 @@ class Day:
             clock=self.clock,
         )
         self.prefixes = [random_prompt(rng, rng.randrange(0, self.max_model_len // 2)) for _ in range(3)]
+        self.tenants = rng.choice(
+            [[("", 1.0)], [("a", 1.0), ("b", 1.0)], [("a", 0.5), ("b", 1.0), ("c", 3.0)]]
+        )
         self.poisoned: set[str] = set()
         self.raising: set[str] = set()
         self.requests: dict[str, Request] = {}
@@ -112,6 +115,7 @@ class Day:
         leader: Request | None = None
         salt = rng.choice([None, None, "tenant"])
         priority = rng.choice([0, 0, 0, -1, 2])
+        tenant, weight = rng.choice(self.tenants)
         stops = [rng.randrange(VOCAB_SIZE) for _ in range(rng.choice([0, 5, 10]))]
         min_tokens = rng.choice([0, 0, 0, 0, 3])
         for _ in range(rng.choice([1, 1, 1, 3])):
@@ -123,6 +127,8 @@ class Day:
                 arrival=len(self.requests),
                 priority=priority,
                 cache_salt=salt,
+                tenant=tenant,
+                weight=weight,
                 leader=leader,
                 stop_token_ids=stops,
                 min_tokens=min_tokens,

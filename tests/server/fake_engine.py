@@ -95,6 +95,9 @@ class FakeEngine:
         self.step_seconds = 0.0
         self.running: set[str] = set()
         self.seen: list[tuple[list[int], SamplingParams, int, str | None]] = []
+        self.num_resets = 0
+        self.timeouts: list[float | None] = []
+        self.tenants: list[tuple[str, float]] = []
         self._ids = itertools.count()
         self._listeners: list[StatsListener] = []
         self._is_shut_down = False
@@ -112,6 +115,9 @@ class FakeEngine:
         self.going.set()
         await self.close_grammars()
 
+    async def reset_prefix_cache(self) -> None:
+        self.num_resets += 1
+
     async def close_grammars(self) -> None:
         await self._grammars.close()
 
@@ -123,6 +129,9 @@ class FakeEngine:
         request_id: str,
         priority: int = 0,
         cache_salt: str | None = None,
+        tenant: str = "",
+        weight: float = 1.0,
+        time_limit: float | None = None,
     ) -> AsyncIterator[RequestOutput]:
         params = resolve_bad_words(params, self.tokenizer)
         prompt_token_ids = truncate_prompt(prompt_token_ids, params, self.tokenizer, self.max_model_len)
@@ -135,6 +144,8 @@ class FakeEngine:
         )
         if params.structured_outputs is not None:
             await self._grammars.check(params.structured_outputs)
+        self.tenants.append((tenant, weight))
+        self.timeouts.append(time_limit)
         self.seen.append((prompt_token_ids, params, priority, cache_salt))
         if self.refuse_with is not None:
             raise self.refuse_with

@@ -10,8 +10,9 @@ import pytest
 from quire.engine.async_engine import AsyncEngine
 from quire.engine.config import EngineConfig
 from quire.errors import QuireError
+from quire.server.keys import ApiKey
 from quire.server.main import serve
-from quire.server.settings import ServerSettings, check_bind_address, read_api_key
+from quire.server.settings import ServerSettings, check_bind_address, read_api_keys
 
 from .conftest import Served, serve_in_process
 
@@ -149,24 +150,30 @@ def test_other_addresses_need_a_key() -> None:
         check_bind_address(host, ServerSettings(insecure=True))
 
 
-def test_where_the_key_comes_from(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
-    monkeypatch.delenv("QUIRE_API_KEY", raising=False)
-    monkeypatch.delenv("QUIRE_API_KEY_FILE", raising=False)
-    assert read_api_key() is None
+def test_where_keys_come_from(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+    for variable in ("QUIRE_API_KEY", "QUIRE_API_KEY_FILE", "QUIRE_ADMIN_KEY"):
+        monkeypatch.delenv(variable, raising=False)
+    assert read_api_keys() == ()
     file = tmp_path / "key"
     monkeypatch.setenv("QUIRE_API_KEY_FILE", str(file))
     with pytest.raises(ValueError, match="cannot read"):
-        read_api_key()
+        read_api_keys()
     file.write_text("\n")
     with pytest.raises(ValueError, match="is empty"):
-        read_api_key()
+        read_api_keys()
     file.write_text("from-file\n")
-    assert read_api_key() == "from-file"
+    assert read_api_keys() == (ApiKey("default", "from-file"),)
+    other = tmp_path / "other"
+    other.write_text("alice:a:2\n")
+    monkeypatch.setenv("QUIRE_ADMIN_KEY", "boss")
+    assert read_api_keys(other) == (ApiKey("admin", "boss"), ApiKey("alice", "a", 2.0))
     monkeypatch.setenv("QUIRE_API_KEY", "from-environment")
-    assert read_api_key() == "from-environment"
-    monkeypatch.setenv("QUIRE_API_KEY", "")
-    with pytest.raises(ValueError, match="set but empty"):
-        read_api_key()
+    assert read_api_keys(other)[0] == ApiKey("default", "from-environment")
+    for variable in ("QUIRE_API_KEY", "QUIRE_ADMIN_KEY"):
+        monkeypatch.setenv(variable, "")
+        with pytest.raises(ValueError, match=f"{variable} is set but empty"):
+            read_api_keys(other)
+        monkeypatch.delenv(variable)
 
 
 @pytest.mark.parametrize(
