@@ -224,6 +224,24 @@ def test_a_failing_request_does_not_disturb_its_companions() -> None:
     simulate(main)
 
 
+def test_a_cancelled_request_leaves_the_queue_at_once() -> None:
+    async def main() -> None:
+        model = Model()
+        config = BatchingConfig(max_batch_size=1, default_queue_policy=QueuePolicy(max_queue_size=1))
+        batcher = Batcher(config, model)
+        running = asyncio.ensure_future(batcher.infer(column(1)))
+        await asyncio.sleep(0.001)
+        waiting = asyncio.ensure_future(batcher.infer(column(2)))
+        await asyncio.sleep(0.001)
+        waiting.cancel()
+        await asyncio.sleep(0)
+        assert batcher.num_waiting == 0
+        await asyncio.gather(running, batcher.infer(column(3)))
+        assert [values for _, values in model.batches] == [[1], [3]]
+
+    simulate(main)
+
+
 def test_answers_keep_the_order_of_arrival_if_asked() -> None:
     async def main() -> None:
         async def execute(inputs: dict[str, Array]) -> dict[str, Array]:
