@@ -256,16 +256,6 @@ class BatchQueue:
             times.append(self._deadlines[0][0])
         return min((time for time in times if time > now), default=None)
 
-    def take_all(self) -> list[BatchRequest]:
-        """Empties the queue."""
-        requests = sorted(
-            (request for group in self._groups.values() for request in group.in_order()),
-            key=lambda request: request.rank,
-        )
-        for request in requests:
-            self.remove(request)
-        return requests
-
     def _push(self, request: BatchRequest) -> None:
         group = self._groups.get(request.signature)
         if group is None:

@@ -162,12 +162,6 @@ class Batcher:
             else:
                 await asyncio.sleep(0)
 
-    def abandon(self, error: QuireError) -> None:
-        """Fails the requests that wait with `error`, and takes no new ones."""
-        self._refusal = error.message
-        for request in self._queue.take_all():
-            self._settle(request, error)
-
     def _rows(self, inputs: Arrays) -> int:
         if not self.config.max_batch_size:
             return 1

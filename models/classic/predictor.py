@@ -109,10 +109,11 @@ class LoadOptions:
         trust: Formats that run code when they are loaded may be, if `sha256` is the file's.
         sha256: The file's digest, in hexadecimal; checked whenever it is given.
         num_threads: Threads of one instance.
-        python_class: For runtime "python": `module:Class`, a `Predictor`.
+        python_class: For runtime "python": `module:Class`, a `Predictor` that is installed or on
+            PYTHONPATH.
         inputs: The inputs, for formats that do not describe them.
         outputs: The outputs, for formats that do not describe them.
-        parameters: For a Python class of the owner's.
+        parameters: For a Python class of the owner's: values that JSON has.
     """
 
     trust: bool = False
