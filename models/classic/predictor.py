@@ -113,7 +113,7 @@ class LoadOptions:
             PYTHONPATH.
         inputs: The inputs, for formats that do not describe them.
         outputs: The outputs, for formats that do not describe them.
-        parameters: For a Python class of the owner's: values that JSON has.
+        parameters: For runtimes "transformers" and "python": values that JSON has.
     """
 
     trust: bool = False

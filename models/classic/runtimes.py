@@ -17,7 +17,7 @@ class Runtime:
     Attributes:
         module: Its module, in this package.
         predictor: Its class.
-        suffixes: Of its files.
+        suffixes: Of its files; none if what it loads is no file.
         extra: The optional extra that brings what it needs, or None if quire has it.
     """
 
@@ -35,16 +35,19 @@ RUNTIMES: dict[str, Runtime] = {
     ),
     "onnx": Runtime("onnx_model", "OnnxPredictor", (".onnx",), "onnx"),
     "torch": Runtime("torch_model", "TorchPredictor", (".pt2", ".pt"), None),
+    "transformers": Runtime("transformers_model", "TransformersPredictor", (), None),
     "python": Runtime("python_class", "PythonPredictor", (), None),
 }
 
 
 def runtime_of(path: Path) -> str:
-    """The runtime of a file, by its suffix.
+    """The runtime of a file, by its suffix; of a folder with a config.json, Transformers.
 
     Raises:
         ModelError: No runtime reads such files.
     """
+    if (path / "config.json").is_file():
+        return "transformers"
     for name, runtime in RUNTIMES.items():
         if path.suffix.lower() in runtime.suffixes:
             return name
@@ -56,7 +59,7 @@ def load_predictor(path: Path, options: LoadOptions, runtime: str | None = None)
     """Loads a model.
 
     Args:
-        path: The file, or for runtime "python" whatever the class makes of it.
+        path: The file; for runtime "transformers" a folder, for "python" whatever the class makes of it.
         options: What the owner says.
         runtime: A key of `RUNTIMES`; by default by the suffix.
 
@@ -67,10 +70,12 @@ def load_predictor(path: Path, options: LoadOptions, runtime: str | None = None)
     name = runtime if runtime is not None else runtime_of(path)
     if name not in RUNTIMES:
         raise ModelError(f"there is no runtime {name!r}, only {', '.join(RUNTIMES)}")
-    if name != "python":
+    if RUNTIMES[name].suffixes:
         if not path.is_file():
             raise ModelError(f"there is no file {path}")
         check_digest(path, options)
+    elif options.sha256 is not None:
+        raise ModelError(f"sha256 is the digest of a file, which runtime {name} does not load")
     entry = RUNTIMES[name]
     module = importlib.import_module(f".{entry.module}", __package__)
     try:

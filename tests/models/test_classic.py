@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 import sys
 import types
 import zipfile
@@ -215,6 +216,105 @@ def test_torch_export(tmp_path: Path) -> None:
     batch = X.astype(np.float32)
     output = load_predictor(path, options).predict({"x": batch})["y"]
     np.testing.assert_allclose(output, linear(torch.tensor(batch)).detach().numpy(), rtol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny BERT with three classes and a tokenizer of letters."""
+    import torch
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+    from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("encoder")
+    vocabulary = {letter: n for n, letter in enumerate(["[PAD]", "[UNK]", *"abcdefgh"])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]").save_pretrained(
+        folder
+    )
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=10,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=12,
+        num_labels=3,
+    )
+    BertForSequenceClassification(config).eval().save_pretrained(folder)
+    return folder
+
+
+TEXTS = ["abc", "hgfedcba", "b", "", "cab", "aä"]
+
+
+def test_transformers_classification(encoder: Path) -> None:
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    predictor = load_predictor(encoder, LoadOptions(parameters={"task": "classification"}))
+    texts = np.array([text.encode() for text in TEXTS], dtype=object)
+    scores = predictor.predict({"text": texts})["scores"]
+    model = AutoModelForSequenceClassification.from_pretrained(encoder).eval()
+    for text, row in zip(TEXTS, scores, strict=True):
+        ids = ["abcdefgh".index(letter) + 2 if letter in "abcdefgh" else 1 for letter in text] or [0]
+        expected = model(torch.tensor([ids])).logits.softmax(-1)[0].detach().numpy()
+        np.testing.assert_allclose(row, expected, rtol=1e-5)
+    with pytest.raises(InvalidRequest, match="13 tokens"):
+        predictor.predict({"text": np.array([b"a" * 13], dtype=object)})
+    with pytest.raises(InvalidRequest, match="text 0 is not UTF-8"):
+        predictor.predict({"text": np.array([b"\xff"], dtype=object)})
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_transformers_embeddings(encoder: Path, pooling: str) -> None:
+    import torch
+    from transformers import AutoModel
+
+    options = LoadOptions(parameters={"task": "embedding", "pooling": pooling, "normalize": True})
+    rows = load_predictor(encoder, options).predict({"text": np.array([b"abc", b"h"], dtype=object)})
+    model = AutoModel.from_pretrained(encoder).eval()
+    hidden = model(torch.tensor([[2, 3, 4]])).last_hidden_state[0].detach().numpy()
+    expected = hidden[0] if pooling == "cls" else hidden.mean(0)
+    np.testing.assert_allclose(
+        rows["embedding"][0], expected / np.linalg.norm(expected), rtol=1e-5, atol=1e-7
+    )
+
+
+def test_transformers_folders_with_code_pickles_or_missing_weights_are_refused(
+    encoder: Path, tmp_path: Path
+) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    options = LoadOptions(parameters={"task": "classification"})
+    folder = tmp_path / "model"
+    shutil.copytree(encoder, folder)
+    weights = load_file(folder / "model.safetensors")
+    del weights["classifier.weight"]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match=r"classifier\.weight"):
+        load_predictor(folder, options)
+    (folder / "model.safetensors").write_bytes(b"\xff" * 100)
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        load_predictor(folder, options)
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(UntrustedModel, match="no safetensors"):
+        load_predictor(folder, options)
+    config = json.loads((encoder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "auto_map": {"AutoModel": "evil.Evil"}}))
+    with pytest.raises(UntrustedModel, match="auto_map"):
+        load_predictor(folder, options)
+    for parameters, text in (
+        ({}, "task"),
+        ({"task": "embedding", "pooling": "max"}, "max"),
+        ({"task": "embedding", "colour": 1}, "colour"),
+        ({"task": "classification", "normalize": True}, "normalize"),
+    ):
+        with pytest.raises(ModelError, match=text):
+            load_predictor(encoder, LoadOptions(parameters=parameters))
+    with pytest.raises(ModelError, match="sha256"):
+        load_predictor(encoder, LoadOptions(parameters={"task": "embedding"}, sha256="0" * 64))
 
 
 def test_a_python_class_of_the_owner(monkeypatch: pytest.MonkeyPatch) -> None:
