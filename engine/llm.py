@@ -10,7 +10,7 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any, TypeVar, cast
 
-from ..errors import EngineError, InvalidRequest, request_failure
+from ..errors import InvalidRequest, QuireError, request_failure
 from ..models.chat_template import ChatTemplate
 from ..models.tokenizer import Tokenizer
 from .beam_search import BeamSearch, BeamSearchParams
@@ -64,7 +64,7 @@ class LLM(PoolingMethods):
         self.chat_template = ChatTemplate.from_folder(choice.folder)
         self._processor = OutputProcessor(self.tokenizer)
         self._ids = itertools.count()
-        self._inboxes: dict[str, list[RequestOutput | EngineError]] = {}
+        self._inboxes: dict[str, list[RequestOutput | QuireError]] = {}
 
     def generate(
         self,
@@ -239,7 +239,7 @@ class LLM(PoolingMethods):
         """What a request has produced; steps the engine if that is nothing yet.
 
         Raises:
-            EngineError: If the engine failed on the request.
+            QuireError: If the engine failed on the request, or its time was up.
         """
         inbox = self._inboxes[request_id]
         if not inbox:
@@ -247,7 +247,7 @@ class LLM(PoolingMethods):
         received = inbox.copy()
         inbox.clear()
         for item in received:
-            if isinstance(item, EngineError):
+            if isinstance(item, QuireError):
                 raise item
         return [item for item in received if isinstance(item, RequestOutput)]
 

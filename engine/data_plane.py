@@ -1,0 +1,115 @@
+"""Asking classic models, whatever the transport: what every dialect of the server stands on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import InvalidRequest, QuireError
+from ..models.classic.predictor import Array, Arrays, Description
+from .batcher import BatchStatistics
+from .model_registry import ModelRegistry
+
+PARAMETERS = ("priority", "timeout")
+
+
+@dataclass(frozen=True, slots=True)
+class Metadata:
+    """What a client may know of a model.
+
+    Attributes:
+        name: The model's.
+        version: The version.
+        description: Its inputs and outputs.
+        max_batch_size: Rows of a request at most; 0 if there is no batch dimension.
+    """
+
+    name: str
+    version: str
+    description: Description
+    max_batch_size: int
+
+
+class DataPlane:
+    """Requests to the models of a registry.
+
+    Args:
+        registry: The models.
+    """
+
+    def __init__(self, registry: ModelRegistry) -> None:
+        self.registry = registry
+
+    async def infer(
+        self,
+        model: str,
+        version: str | None,
+        inputs: Arrays,
+        outputs: Sequence[str] | None = None,
+        parameters: Mapping[str, Any] | None = None,
+    ) -> dict[str, Array]:
+        """Runs one request.
+
+        Args:
+            model: The model's name.
+            version: Its version, or None for the highest that is ready.
+            inputs: Named arrays, as the model describes them; BYTES are arrays of `bytes` objects.
+            outputs: The outputs wanted, or None for all.
+            parameters: `priority`, from 1, the highest; `timeout`, microseconds in the queue; 0 is the
+                model's default for both.
+
+        Raises:
+            NotFound: There is no such model.
+            InvalidRequest: A value cannot be honoured; the message names it.
+            Overloaded: The queue is full.
+            Unavailable: The model is not loaded, or the request waited longer than it may.
+            EngineError: The model failed on this request.
+        """
+        served = self.registry.get(model, version)
+        description = served.pool.description
+        description.check(inputs)
+        if outputs is not None:
+            _check_outputs(outputs, description)
+        priority, timeout = (_parameter(parameters or {}, name) for name in PARAMETERS)
+        if strangers := (parameters or {}).keys() - set(PARAMETERS):
+            raise InvalidRequest(
+                f"there are no parameters {sorted(strangers)}, only {', '.join(PARAMETERS)}",
+                param="parameters",
+            )
+        answer = await served.batcher.infer(inputs, priority=priority, timeout_microseconds=timeout)
+        return answer if outputs is None else {name: answer[name] for name in outputs}
+
+    def metadata(self, model: str, version: str | None = None) -> Metadata:
+        """A model's inputs and outputs; raises as `infer` does."""
+        served = self.registry.get(model, version)
+        limit = served.batcher.config.max_batch_size
+        return Metadata(model, served.config.version, served.pool.description, limit)
+
+    def ready(self, model: str, version: str | None = None) -> bool:
+        """Whether a model can be asked."""
+        try:
+            return self.registry.get(model, version).is_ready
+        except QuireError:
+            return False
+
+    def statistics(self, model: str, version: str | None = None) -> BatchStatistics:
+        """What a model's batcher has done; raises as `infer` does."""
+        return self.registry.get(model, version).batcher.statistics
+
+
+def _check_outputs(names: Sequence[str], description: Description) -> None:
+    known = {spec.name for spec in description.outputs}
+    if strangers := sorted(set(names) - known):
+        raise InvalidRequest(
+            f"the model has no outputs {strangers[:8]}; it gives {sorted(known)}", param="outputs"
+        )
+    if len(set(names)) != len(names):
+        raise InvalidRequest("an output is named twice", param="outputs")
+
+
+def _parameter(parameters: Mapping[str, Any], name: str) -> int:
+    value = parameters.get(name, 0)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise InvalidRequest(f"{name} is {value!r}; it must be a whole number from 0", param=name)
+    return value

@@ -1,0 +1,1 @@
+"""Classic models: anything that takes named arrays and gives named arrays."""

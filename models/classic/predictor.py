@@ -1,0 +1,197 @@
+"""What a classic model is to quire: four methods over named numpy arrays.
+
+Loading runs in a process of its own (`engine/classic_process.py`), so that a file which crashes its
+library takes nothing else with it. What runs code when it is loaded is refused unless the server's owner
+trusts it and has pinned its digest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import EngineError, InvalidRequest, ModelError, UntrustedModel
+
+Array = NDArray[Any]
+Arrays = Mapping[str, Array]
+
+DTYPES: dict[str, np.dtype[Any]] = {
+    "BOOL": np.dtype("?"),
+    **{f"INT{bits}": np.dtype(f"<i{bits // 8}") for bits in (8, 16, 32, 64)},
+    **{f"UINT{bits}": np.dtype(f"<u{bits // 8}") for bits in (8, 16, 32, 64)},
+    **{f"FP{bits}": np.dtype(f"<f{bits // 8}") for bits in (16, 32, 64)},
+    "BYTES": np.dtype("O"),
+}
+"""The datatypes of the Open Inference Protocol and their numpy dtypes; BYTES arrays hold `bytes`."""
+
+_DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+def datatype(dtype: np.dtype[Any]) -> str:
+    """The datatype's name for a numpy dtype; raises ModelError if there is none."""
+    name = _DTYPE_NAMES.get(dtype.newbyteorder("<")) or ("BYTES" if dtype.kind in "SU" else None)
+    if name is None:
+        raise ModelError(f"tensors of {dtype} cannot be served; it is none of {', '.join(DTYPES)}")
+    return name
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """An input or output.
+
+    Attributes:
+        name: Its name.
+        datatype: A key of `DTYPES`.
+        shape: Its sizes, -1 for those that differ from request to request; the batch dimension included.
+    """
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if self.datatype not in DTYPES:
+            raise ModelError(
+                f"the datatype of {self.name} is {self.datatype!r}; it must be one of {', '.join(DTYPES)}"
+            )
+        if any(size < -1 for size in self.shape):
+            raise ModelError(f"the shape of {self.name} is {list(self.shape)}; sizes are at least -1")
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """A model's inputs and outputs.
+
+    Attributes:
+        inputs: All are needed.
+        outputs: Those that `predict` gives.
+        batched: Every tensor's first dimension is the batch, and rows do not depend on each other.
+    """
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    batched: bool = True
+
+    def check(self, inputs: Arrays) -> None:
+        """Raises InvalidRequest, naming what is at fault, unless a request's inputs are as described."""
+        expected = {spec.name: spec for spec in self.inputs}
+        if missing := expected.keys() - inputs.keys():
+            raise InvalidRequest(f"the inputs {sorted(missing)} are missing", param="inputs")
+        if unknown := inputs.keys() - expected.keys():
+            raise InvalidRequest(
+                f"the model has no inputs {sorted(unknown)}; it takes {sorted(expected)}", param="inputs"
+            )
+        for name, array in inputs.items():
+            spec = expected[name]
+            if array.dtype != DTYPES[spec.datatype]:
+                raise InvalidRequest(f"input {name} is {array.dtype}, not {spec.datatype}", param="inputs")
+            if array.ndim != len(spec.shape) or any(
+                wanted not in (-1, size) for wanted, size in zip(spec.shape, array.shape, strict=True)
+            ):
+                raise InvalidRequest(
+                    f"input {name} has shape {list(array.shape)}, not {list(spec.shape)}", param="inputs"
+                )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadOptions:
+    """What the server's owner says about a model.
+
+    Attributes:
+        trust: Formats that run code when they are loaded may be, if `sha256` is the file's.
+        sha256: The file's digest, in hexadecimal; checked whenever it is given.
+        num_threads: Threads of one instance.
+        python_class: For runtime "python": `module:Class`, a `Predictor` that is installed or on
+            PYTHONPATH.
+        inputs: The inputs, for formats that do not describe them.
+        outputs: The outputs, for formats that do not describe them.
+        parameters: For runtimes "transformers" and "python": values that JSON has.
+    """
+
+    trust: bool = False
+    sha256: str | None = None
+    num_threads: int = 1
+    python_class: str | None = None
+    inputs: Sequence[TensorSpec] = ()
+    outputs: Sequence[TensorSpec] = ()
+    parameters: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    def __post_init__(self) -> None:
+        if self.num_threads < 1:
+            raise ValueError(f"num_threads must be at least 1, not {self.num_threads}")
+
+
+class Predictor(ABC):
+    """A loaded model."""
+
+    @classmethod
+    @abstractmethod
+    def load(cls, path: Path, options: LoadOptions) -> Predictor:
+        """Loads the model.
+
+        Raises:
+            UntrustedModel: It would run code, and is not trusted.
+            ModelError: It cannot be loaded.
+        """
+
+    @abstractmethod
+    def predict(self, inputs: Arrays) -> dict[str, Array]:
+        """Computes the outputs, as described, for inputs that are as described."""
+
+    @abstractmethod
+    def describe(self) -> Description:
+        """The inputs and outputs."""
+
+    @abstractmethod
+    def unload(self) -> None:
+        """Gives back what the model holds; nothing is called after it."""
+
+
+def sha256_of(path: Path) -> str:
+    """A file's digest."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_digest(path: Path, options: LoadOptions) -> None:
+    """Raises ModelError unless the file's digest is the one that was given, if one was."""
+    if options.sha256 is None:
+        return
+    found = sha256_of(path)
+    if not hmac.compare_digest(found, options.sha256.lower()):
+        raise ModelError(f"the sha256 of {path} is {found}, not {options.sha256}")
+
+
+def check_trusted(path: Path, options: LoadOptions, what: str) -> None:
+    """Raises UntrustedModel unless the owner trusts this very file, by its digest."""
+    if not options.trust or options.sha256 is None:
+        raise UntrustedModel(f"{path} is {what}: loading it runs code. It needs trust and its sha256 digest.")
+    check_digest(path, options)
+
+
+def single_input(inputs: Arrays) -> Array:
+    """The array of a model with one input."""
+    (array,) = inputs.values()
+    return array
+
+
+def as_outputs(specs: Sequence[TensorSpec], arrays: Sequence[Any]) -> dict[str, Array]:
+    """Outputs by name, in the dtypes that the specs say.
+
+    Raises:
+        EngineError: The model gave another number of outputs.
+    """
+    if len(specs) != len(arrays):
+        raise EngineError(f"the model gave {len(arrays)} outputs, not {len(specs)}")
+    return {
+        spec.name: np.ascontiguousarray(array, dtype=DTYPES[spec.datatype])
+        for spec, array in zip(specs, arrays, strict=True)
+    }
