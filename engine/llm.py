@@ -280,7 +280,7 @@ class LLM(PoolingMethods):
                         for output in self._receive(request_id):
                             merge(total, output)
                             num_tokens += sum(len(choice.token_ids) for choice in output.outputs)
-                    except EngineError as error:
+                    except QuireError as error:
                         logger.error("request %s failed: %s: %s", request_id, error.code, error)
                         _mark_failed(total)
                     if total.finished:
