@@ -198,6 +198,8 @@ SERVER = Group(
         "max_sequences": "Prompts times choices in one request.",
         "keep_alive_interval": "Seconds after which a silent stream carries a comment line.",
         "max_buffered_bytes": "Bodies being read, of all requests together; more are refused with 429.",
+        "max_stored_responses": "Responses that are remembered for later turns.",
+        "max_stored_bytes": "The memory that they take, about.",
         "request_timeout": "Seconds after which a request is ended with 408; it may ask for less.",
         "send_timeout": "Seconds after which a client that reads nothing is cut off.",
         "tool_call_parser": f"How the model writes calls: auto, none, {', '.join(TOOL_PARSERS)}.",

@@ -38,12 +38,15 @@ function watch() {
 }
 
 async function start() {
+  const given = key();
   try {
-    const { data } = await (await request("/v1/models", { key: key() })).json();
+    const { data } = await (await request("/v1/models", { key: given })).json();
+    if (key() !== given) return;
     element("model").replaceChildren(...data.map(({ id }) => new Option(id, id)));
     element("key-form").hidden = true;
     watch();
   } catch (error) {
+    if (key() !== given) return; // another key has been entered, and is being tried
     fail(error);
     if (error.status !== 401) setTimeout(start, 2000);
   }

@@ -154,7 +154,10 @@ async def test_figures_count_every_end(engine: AsyncEngine) -> None:
     whole = await collect(engine, PROMPTS[0])
     stop = whole.outputs[0].text[4:7]
     await collect(
-        engine, PROMPTS[0], SamplingParams(temperature=0.0, max_tokens=24, ignore_eos=True, stop=stop)
+        # So many that the engine is not done before it hears of the stop.
+        engine,
+        PROMPTS[0],
+        SamplingParams(temperature=0.0, max_tokens=200, ignore_eos=True, stop=stop),
     )
     stream = engine.generate(
         PROMPTS[1], SamplingParams(temperature=0.0, max_tokens=200, ignore_eos=True), request_id="r"

@@ -314,6 +314,8 @@ def test_a_ctrl_c_waits_for_the_end_of_the_step(two: LLM, monkeypatch: pytest.Mo
     model: Any = two.engine.runner.model  # type: ignore[attr-defined]
     attention = model.model.model.layers[1].self_attn
     project = attention.qkv_proj
+    # A shell has its jobs in the background ignore it.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     handler = signal.getsignal(signal.SIGINT)
 
     def interrupted(*args: Any) -> Any:
@@ -325,6 +327,7 @@ def test_a_ctrl_c_waits_for_the_end_of_the_step(two: LLM, monkeypatch: pytest.Mo
         generate(two)
     monkeypatch.undo()
     assert signal.getsignal(signal.SIGINT) is handler
+    signal.signal(signal.SIGINT, before)
     assert tokens_of(generate(two)) == tokens_of(expected)
 
 

@@ -260,9 +260,11 @@ async def test_tokens_by_the_bodys_keys(served: Served) -> None:
     text = (await post("/detokenize", tokens=[*ids, EOS])).json()
     assert text == {"content": "hé<eos>", "prompt": "hé<eos>"}
 
-    for body in ({"content": "x", "parse_special": False}, {"content": 5}, {}):
+    for body in ({"content": "x", "parse_special": False}, {"content": 5}):
         response = await post("/tokenize", **body)
         assert (response.status_code, response.json()["error"]["code"]) == (400, 400)
+    # Without these keys it is vLLM's form, with the errors of OpenAI's API.
+    assert (await post("/tokenize")).json()["error"]["code"] == "missing_parameter"
     refused = await post("/tokenize", inputs=5)
     assert (refused.status_code, refused.json()["error_type"]) == (422, "validation")
     assert "99999" in (await post("/detokenize", tokens=[99999])).json()["error"]["message"]
