@@ -355,7 +355,9 @@ async def test_the_live_view_shows_the_cache(client: httpx.AsyncClient) -> None:
             for first, letters in state["pages"]:
                 pages[first : first + len(letters)] = letters.encode()
                 seen.update(pages)
-            if len(pages) == 1024 and work is None:
+            # A fast engine may be done between two reports: then it works again.
+            unseen = work is not None and work.done() and not {*b"o"} & seen
+            if len(pages) == 1024 and (work is None or unseen):
                 work = asyncio.create_task(answers(client, range(40, 48), 200))
             idle = state["num_running"] == 0 and not {*b"os"} & {*pages}
             if work is not None and work.done() and idle:
