@@ -200,7 +200,7 @@ class WeightCache:
             if memo["state"] == [state.path, state.size, state.mtime_ns, state.inode]:
                 return str(memo["sha256"])
         except (OSError, ValueError, KeyError, TypeError):
-            pass
+            return None  # no memo, or a damaged one: the file is hashed again, and the memo written anew
         return None
 
     def _memo(self, state: FileState) -> Path:

@@ -44,10 +44,10 @@ TYPES = (
 """What the OpenAPI document defines."""
 
 REFUSED = (
-    ("/embedding", "embeddings are not supported yet"),
-    ("/embeddings", "embeddings are not supported yet"),
-    ("/reranking", "reranking is not supported yet"),
-    ("/infill", "filling in the middle is not supported yet"),
+    ("/embedding", "embeddings are served at /v1/embeddings, not here yet"),
+    ("/embeddings", "embeddings are served at /v1/embeddings, not here yet"),
+    ("/reranking", "rankings are served at /v1/rerank, not here yet"),
+    ("/infill", "filling in the middle is the suffix of /v1/completions, not served here yet"),
     ("/props", "properties cannot be changed while the server runs"),
     ("/slots/{slot}", "there are no slots to save, restore or erase: caching is automatic"),
     ("/lora-adapters", "adapters are not supported yet"),

@@ -67,7 +67,7 @@ def ollama_routes(context: ServerContext) -> APIRouter:
     for method, path in REFUSED:
         _refuse(router, method, path, "models cannot be changed over the API: quire serve MODEL chooses one")
     for method, path in EMBEDDINGS:
-        _refuse(router, method, path, "embeddings are not supported yet")
+        _refuse(router, method, path, "embeddings are served at /v1/embeddings, not here yet")
     return router
 
 
