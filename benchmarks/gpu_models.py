@@ -21,7 +21,7 @@ from quire.engine.config import EngineConfig
 from quire.engine.engine import EngineRequest, Handle, Runner
 from quire.engine.model_choice import weight_bytes
 from quire.engine.sampling_params import SamplingParams
-from quire.engine.scheduler import ModelRunnerOutput, SchedulerOutput
+from quire.engine.step_data import ModelRunnerOutput, SchedulerOutput
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ import time
 from quire.engine.block_manager import BlockManager
 from quire.engine.request import Request
 from quire.engine.sampling_params import SamplingParams
-from quire.engine.scheduler import ModelRunnerOutput, Scheduler
+from quire.engine.scheduler import Scheduler
+from quire.engine.step_data import ModelRunnerOutput
 
 BLOCK_SIZE = 16
 

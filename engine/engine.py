@@ -16,8 +16,9 @@ from .deadlines import Deadlines
 from .outputs import FinishReason
 from .request import FinishedRequest, Request, RequestStatus
 from .sampling_params import SEED_LIMIT, SamplingParams
-from .scheduler import ModelRunnerOutput, ScheduledChunk, Scheduler, SchedulerOutput, TokenDelta
+from .scheduler import Scheduler
 from .stats import EngineStats
+from .step_data import ModelRunnerOutput, ScheduledChunk, SchedulerOutput, TokenDelta
 from .structured import GrammarCompiler
 
 logger = logging.getLogger(__name__)

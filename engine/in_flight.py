@@ -26,7 +26,7 @@ from .block_manager import BlockManager
 from .request import Request, RequestStatus
 
 if TYPE_CHECKING:
-    from .scheduler import SchedulerOutput
+    from .step_data import SchedulerOutput
 
 PLACEHOLDER = -1
 """A token that is being sampled, in `Request.token_ids`."""

@@ -15,10 +15,11 @@ from ..kernels.types import AttentionMetadata
 from .block_tables import BlockTables, DeviceBlockTables
 from .decode_graphs import DecodeGraphs, GraphMaker, Model
 from .device_sampling import Draw, device_draw, draw_packed, needs_host, pack_draw_inputs
+from .pending_sample import NUMERICAL_ERROR, PendingSample, PendingScores
 from .pooler import Pooler, to_bytes
 from .request import Request
-from .sampler import NUMERICAL_ERROR, PendingSample, PendingScores, Sampler, score
-from .scheduler import ModelRunnerOutput, ScheduledChunk, SchedulerOutput
+from .sampler import Sampler, score
+from .step_data import ModelRunnerOutput, ScheduledChunk, SchedulerOutput
 from .transfers import transfers_for
 
 LOGPROB_ROWS = 64

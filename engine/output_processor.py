@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from ..models.tokenizer import Tokenizer, TokenStream
 from .outputs import CompletionOutput, FinishReason, Logprob, RequestOutput, TokenLogprobs
 from .sampling_params import SamplingParams
-from .scheduler import RawLogprobs, TokenDelta
+from .step_data import RawLogprobs, TokenDelta
 from .stop_strings import StopMatcher
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from .scheduler import ScheduledChunk
+from .step_data import ScheduledChunk
 
 NUM_KEPT = 4
 """Sums that are kept of a request: steps are executed again from at most two steps back."""

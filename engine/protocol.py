@@ -18,8 +18,8 @@ from .config import EngineConfig
 from .outputs import FinishReason
 from .request import FinishedRequest
 from .sampling_params import SamplingParams
-from .scheduler import TokenDelta
 from .stats import EngineStats
+from .step_data import TokenDelta
 
 HEADER = struct.Struct("<I")
 

@@ -21,7 +21,7 @@ from .model_runner import ModelRunner
 from .profile import is_out_of_memory
 from .request import Request
 from .sampling_params import SamplingParams
-from .scheduler import ScheduledChunk, SchedulerOutput
+from .step_data import ScheduledChunk, SchedulerOutput
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from quire.engine.block_manager import BlockManager
 from quire.engine.request import Request
 from quire.engine.sampling_params import SamplingParams
-from quire.engine.scheduler import ModelRunnerOutput, ScheduledChunk, Scheduler, SchedulerOutput
+from quire.engine.scheduler import Scheduler
+from quire.engine.step_data import ModelRunnerOutput, ScheduledChunk, SchedulerOutput
 
 if TYPE_CHECKING:
     from torch import Tensor

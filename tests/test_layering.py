@@ -34,6 +34,7 @@ SCRIPTS = {"train", "evaluate"}
 PURE = (
     "scheduler",
     "in_flight",
+    "step_data",
     "waiting_queue",
     "block_pool",
     "block_map",

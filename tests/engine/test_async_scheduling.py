@@ -13,7 +13,8 @@ from fakes import EchoHandle, EchoRunner, echo_generate, make_request, make_sche
 from quire import LLM, SamplingParams
 from quire.engine.engine import Engine
 from quire.engine.request import RequestStatus
-from quire.engine.scheduler import ModelRunnerOutput, Scheduler, SchedulerOutput
+from quire.engine.scheduler import Scheduler
+from quire.engine.step_data import ModelRunnerOutput, SchedulerOutput
 from quire.kernels import cpu
 
 

@@ -8,7 +8,7 @@ from fakes import EchoRunner, FakeClock, echo_generate, make_request, make_sched
 from quire.engine.deadlines import Deadlines
 from quire.engine.engine import Engine, EngineRequest, split_choices
 from quire.engine.sampling_params import SamplingParams
-from quire.engine.scheduler import TokenDelta
+from quire.engine.step_data import TokenDelta
 
 PARAMS = SamplingParams(max_tokens=20, temperature=0.0)
 

@@ -15,7 +15,7 @@ from transformers import AutoModel
 
 from quire import LLM, SamplingParams
 from quire.engine.embeddings import finish_embedding, pair_up
-from quire.engine.scheduler import SchedulerOutput
+from quire.engine.step_data import SchedulerOutput
 from quire.errors import InvalidRequest
 
 SEED = 20240607

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from quire import LLM, SamplingParams
 from quire.engine.request import Request
-from quire.engine.scheduler import ModelRunnerOutput, SchedulerOutput
+from quire.engine.step_data import ModelRunnerOutput, SchedulerOutput
 from quire.errors import InvalidRequest, ModelTooLarge, NotFound, QuireError
 from quire.kernels import cpu
 from quire.kernels.ops import KernelUnavailable

@@ -12,14 +12,7 @@ import torch
 
 from quire.engine import noise
 from quire.engine.request import Request
-from quire.engine.sampler import (
-    CDF_BLOCK,
-    NUM_CANDIDATES,
-    Sampler,
-    draw_by_race,
-    inverse_cdf,
-    thresholds,
-)
+from quire.engine.sampler import CDF_BLOCK, NUM_CANDIDATES, Sampler, draw_by_race, inverse_cdf, thresholds
 from quire.engine.sampling_params import SamplingParams
 
 VOCAB = 300

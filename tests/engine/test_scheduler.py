@@ -9,7 +9,8 @@ import pytest
 from fakes import EchoRunner, FakeClock, echo_generate, make_request, make_scheduler, random_prompt
 from quire.engine.request import Request
 from quire.engine.sampling_params import SamplingParams
-from quire.engine.scheduler import ModelRunnerOutput, Scheduler, SchedulerOutput, TokenDelta
+from quire.engine.scheduler import Scheduler
+from quire.engine.step_data import ModelRunnerOutput, SchedulerOutput, TokenDelta
 from quire.errors import Overloaded
 
 

@@ -23,7 +23,8 @@ from fakes import (
 )
 from quire.engine.engine import Engine
 from quire.engine.request import Request
-from quire.engine.scheduler import ModelRunnerOutput, Scheduler, SchedulerOutput
+from quire.engine.scheduler import Scheduler
+from quire.engine.step_data import ModelRunnerOutput, SchedulerOutput
 from quire.errors import Overloaded
 
 

@@ -28,8 +28,8 @@ from quire.engine.output_processor import OutputProcessor
 from quire.engine.outputs import RequestOutput
 from quire.engine.request import FinishedRequest
 from quire.engine.sampling_params import SamplingParams
-from quire.engine.scheduler import RawLogprobs, TokenDelta
 from quire.engine.stats import EngineStats
+from quire.engine.step_data import RawLogprobs, TokenDelta
 from quire.errors import EngineDied, EngineError, QuireError, Unavailable
 from quire.models.chat_template import ChatTemplate
 from quire.models.config import GenerationDefaults
