@@ -43,6 +43,7 @@ from .tokens import token_routes
 
 if TYPE_CHECKING:
     from ..engine.async_engine import AsyncEngine
+    from ..engine.data_plane import DataPlane
 
 TYPES = (
     *HEALTH_TYPES,
@@ -61,12 +62,21 @@ TYPES = (
 """What the OpenAPI document defines."""
 
 
-def create_app(engine: AsyncEngine, settings: ServerSettings | None = None) -> FastAPI:
+def create_app(
+    engine: AsyncEngine, settings: ServerSettings | None = None, models: DataPlane | None = None
+) -> FastAPI:
     """The ASGI application over a started engine, which stays the caller's to shut down.
 
     `app.state.context` is its `ServerContext`.
+
+    Args:
+        engine: The language model's.
+        settings: Limits and switches.
+        models: The classic models, whose registry stays the caller's to close; None for none.
     """
     context = ServerContext(engine, settings or ServerSettings(), Metrics(engine))
+    if models is not None:
+        context.models = models
     app = FastAPI(
         title="quire",
         version=__version__,

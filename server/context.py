@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import anyio.to_thread
 
+from ..engine.data_plane import DataPlane
+from ..engine.model_registry import ModelRegistry
 from .errors import ErrorWriter, write_error
 from .keys import ApiKey
 from .rate_limits import KeyLimits, RateLimits
@@ -28,6 +30,7 @@ class ServerContext:
     engine: AsyncEngine
     settings: ServerSettings
     metrics: Metrics
+    models: DataPlane = field(default_factory=lambda: DataPlane(ModelRegistry()))  # the classic models
     created: int = field(default_factory=lambda: int(time.time()))
     draining: bool = False
     num_in_flight: int = 0  # requests to anything but the probes

@@ -37,7 +37,7 @@ def closure(name: str, extras: frozenset[str] = frozenset(), seen: set[str] | No
 
 def test_a_plain_install_stays_small() -> None:
     # The CUDA build of torch brings its libraries as distributions of their own.
-    names = {name for name in closure("quire") | {"pip"} if not name.startswith(("nvidia-", "cuda-"))}
+    names = {name for name in closure("quire") if not name.startswith(("nvidia-", "cuda-"))}
     assert len(names) <= MOST_DISTRIBUTIONS, f"{len(names)}: {', '.join(sorted(names))}"
 
 
