@@ -74,9 +74,7 @@ def create_app(
         settings: Limits and switches.
         models: The classic models, whose registry stays the caller's to close; None for none.
     """
-    context = ServerContext(engine, settings or ServerSettings(), Metrics(engine))
-    if models is not None:
-        context.models = models
+    context = ServerContext(engine, settings or ServerSettings(), Metrics(engine), models)
     app = FastAPI(
         title="quire",
         version=__version__,

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, TypeVar
 
 import anyio.to_thread
 
-from ..engine.data_plane import DataPlane
-from ..engine.model_registry import ModelRegistry
 from .errors import ErrorWriter, write_error
 from .keys import ApiKey
 from .rate_limits import KeyLimits, RateLimits
@@ -18,9 +16,18 @@ from .settings import ServerSettings
 
 if TYPE_CHECKING:
     from ..engine.async_engine import AsyncEngine
+    from ..engine.data_plane import DataPlane
     from .metrics import Metrics
 
 T = TypeVar("T")
+
+
+def no_models() -> DataPlane:
+    """A data plane without a model. Imported late: it stands on numpy, which many servers never need."""
+    from ..engine.data_plane import DataPlane
+    from ..engine.model_registry import ModelRegistry
+
+    return DataPlane(ModelRegistry())
 
 
 @dataclass(slots=True)
@@ -30,7 +37,7 @@ class ServerContext:
     engine: AsyncEngine
     settings: ServerSettings
     metrics: Metrics
-    models: DataPlane = field(default_factory=lambda: DataPlane(ModelRegistry()))  # the classic models
+    classic: DataPlane | None = None  # the classic models, where there are any
     created: int = field(default_factory=lambda: int(time.time()))
     draining: bool = False
     num_in_flight: int = 0  # requests to anything but the probes
@@ -41,6 +48,13 @@ class ServerContext:
     def error_writer(self, path: str) -> ErrorWriter:
         """The form of errors on a path: that of its dialect, OpenAI's by default."""
         return self.error_writers.get(path, write_error)
+
+    @property
+    def models(self) -> DataPlane:
+        """The classic models."""
+        if self.classic is None:
+            self.classic = no_models()
+        return self.classic
 
     @property
     def model_name(self) -> str:
