@@ -11,6 +11,7 @@ import anyio.to_thread
 
 from .errors import ErrorWriter, write_error
 from .keys import ApiKey
+from .paths import PathRules
 from .rate_limits import KeyLimits, RateLimits
 from .settings import ServerSettings
 
@@ -43,11 +44,7 @@ class ServerContext:
     num_in_flight: int = 0  # requests to anything but the probes
     limits: RateLimits = field(default_factory=RateLimits)
     num_body_bytes: int = 0  # in bodies that are being read or parsed
-    error_writers: dict[str, ErrorWriter] = field(default_factory=dict[str, ErrorWriter])  # by path
-
-    def error_writer(self, path: str) -> ErrorWriter:
-        """The form of errors on a path: that of its dialect, OpenAI's by default."""
-        return self.error_writers.get(path, write_error)
+    paths: PathRules = field(default_factory=PathRules)
 
     @property
     def models(self) -> DataPlane:

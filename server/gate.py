@@ -23,9 +23,7 @@ from .rate_limits import KeyLimits
 logger = logging.getLogger("quire.server")
 access_logger = logging.getLogger("quire.access")
 
-ADMIN_ROUTES = frozenset(("/reset_prefix_cache",))  # they change the server
-PROBES = frozenset((b"/health", b"/ready", b"/ping"))  # open without a key
-WHILE_DRAINING = PROBES | {b"/metrics", b"/version"}
+WHILE_DRAINING = frozenset((b"/metrics", b"/version"))  # and the probes
 MAX_REQUEST_ID_CHARACTERS = 256
 STATUS_CLIENT_GONE = 499  # in the log only: there was nobody to send it to
 
@@ -47,11 +45,11 @@ class RequestGate:
         record = RequestRecord(
             request_id=internal_id,
             internal_id=internal_id,
-            write_error=self.context.error_writer(scope["path"]),
+            write_error=self.context.paths.error_writer(scope["path"]),
         )
         scope.setdefault("state", {})["record"] = record
         reply = _Reply(record, send, self.context)
-        counted = scope["raw_path"] not in WHILE_DRAINING
+        counted = not self._is_routine(scope["raw_path"])
         self.context.num_in_flight += counted
         entered: KeyLimits | None = None
         try:
@@ -78,7 +76,11 @@ class RequestGate:
                 record.status,
                 time.perf_counter() - record.started,
             )
-            _log(scope, record)
+            _log(scope, record, routine=not counted)
+
+    def _is_routine(self, raw_path: bytes) -> bool:
+        """Whether a path is one that monitors ask every few seconds, until the server ends."""
+        return raw_path in WHILE_DRAINING or raw_path in self.context.paths.probes
 
     def _check(self, scope: Scope, record: RequestRecord) -> None:
         headers: list[tuple[bytes, bytes]] = scope["headers"]
@@ -91,9 +93,9 @@ class RequestGate:
         if (request_id := given.get(b"x-request-id")) is not None:
             record.request_id = check_request_id(request_id.decode("latin-1"), "X-Request-Id")
         path: bytes = scope["raw_path"]
-        if self._keys and path not in PROBES and not is_page(scope, given):
+        if self._keys and path not in self.context.paths.probes and not is_page(scope, given):
             self._authorize(scope, given, record)
-        if self.context.draining and path not in WHILE_DRAINING:
+        if self.context.draining and not self._is_routine(path):
             raise Draining("the server is shutting down and takes no new requests", code="draining")
 
     def _authorize(self, scope: Scope, headers: dict[bytes, bytes], record: RequestRecord) -> None:
@@ -105,7 +107,7 @@ class RequestGate:
             raise Unauthenticated("a valid API key is required: Authorization: Bearer KEY, or X-Api-Key: KEY")
         record.key, record.key_digest = key, key.digest
         # The router goes by the decoded path.
-        if scope["path"] in ADMIN_ROUTES:
+        if self.context.paths.is_admin(scope["method"], scope["path"]):
             if not key.is_admin:
                 raise PermissionDenied(f"{scope['path']} needs the admin key")
         elif scope["method"] == "POST":
@@ -165,7 +167,7 @@ def check_request_id(request_id: str, param: str) -> str:
     return request_id
 
 
-def _log(scope: Scope, record: RequestRecord) -> None:
+def _log(scope: Scope, record: RequestRecord, *, routine: bool) -> None:
     """One line per request, with neither prompts, outputs nor keys. Never fails the request."""
     milliseconds = (time.perf_counter() - record.started) * 1000
     # json.dumps quotes and escapes what clients chose, so that nobody forges a line.
@@ -188,7 +190,7 @@ def _log(scope: Scope, record: RequestRecord) -> None:
         error = record.error
         code = (error.code or error.type) if isinstance(error, QuireError) else "internal_error"
         line += f" error={code}"
-    # Probes and scrapes come every few seconds: they are of interest when they fail.
-    routine = record.status == 200 and scope["raw_path"] in WHILE_DRAINING
+    # Probes and scrapes are of interest when they fail.
+    level = logging.DEBUG if routine and record.status == 200 else logging.INFO
     with contextlib.suppress(Exception):  # a broken handler is no reason to fail a request
-        access_logger.log(logging.DEBUG if routine else logging.INFO, "%s", line)
+        access_logger.log(level, "%s", line)

@@ -36,6 +36,7 @@ _OK = msgspec.json.encode(Status())
 def health_routes(context: ServerContext) -> APIRouter:
     """Routes for probes and dashboards."""
     router = APIRouter(tags=["operation"])
+    context.paths.add_admin("POST /reset_prefix_cache")
 
     @router.get("/health", **describe("Live: the engine steps, or restarts", answer=Status, errors=(503,)))
     @router.get("/ping", **describe("The same as /health", answer=Status, errors=(503,)))

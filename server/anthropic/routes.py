@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
@@ -22,7 +24,7 @@ def anthropic_routes(context: ServerContext) -> APIRouter:
     """Messages, and the count of their tokens."""
     router = APIRouter(tags=["Anthropic"])
     for path in (MESSAGES, COUNT_TOKENS):
-        context.error_writers[path] = messages.write_error
+        context.paths.add_error_writer(re.escape(path), messages.write_error)
 
     @router.post(
         MESSAGES,
