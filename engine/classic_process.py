@@ -14,14 +14,14 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-import numpy as np
-
 from ..errors import EngineError, ModelError, QuireError
-from ..models.classic.predictor import DTYPES, Array, Arrays, Description, Predictor
+from ..models.classic.predictor import Array, Arrays, Description, Predictor
 from ..models.classic.runtimes import load_predictor
+from ..models.classic.warm_up import WarmupRequest
 from . import classic_protocol
 from .classic_protocol import LENGTHS, JsonObject
 
@@ -63,24 +63,25 @@ class Connection:
         return body
 
 
-def warm_up(predictor: Predictor, times: int) -> None:
-    """Has the model compute rows of zeros, so that the first request finds everything in place.
+def warm_up(predictor: Predictor, requests: Sequence[WarmupRequest]) -> None:
+    """Has the model compute warm-up requests, so that the first client finds everything in place.
 
     Raises:
-        ModelError: It cannot.
+        ModelError: It cannot; the message names the request.
     """
-    inputs: dict[str, Array] = {}
-    for spec in predictor.describe().inputs:
-        shape = [1 if size == -1 else size for size in spec.shape]
-        zero = b"" if spec.datatype == "BYTES" else 0
-        inputs[spec.name] = np.full(shape, zero, DTYPES[spec.datatype])
-    try:
-        for _ in range(times):
-            compute(predictor, predictor.describe(), inputs)
-    except Exception as error:
-        raise ModelError(
-            f"the model fails on a warm-up request of zeros (warmup_requests=0 leaves it out): {error}"
-        ) from error
+    description = predictor.describe()
+    for request in requests:
+        if not request.count:
+            continue
+        inputs = request.arrays(description)
+        try:
+            for _ in range(request.count):
+                compute(predictor, description, inputs)
+        except Exception as error:
+            raise ModelError(
+                f"the model fails on its warm-up request {request.name!r} "
+                f"(a count of 0 leaves it out): {error}"
+            ) from error
 
 
 def compute(predictor: Predictor, description: Description, inputs: Arrays) -> dict[str, Array]:
@@ -127,7 +128,7 @@ def main() -> NoReturn:
     try:
         options = classic_protocol.options_from_json(start["options"])
         predictor = load_predictor(Path(start["path"]), options, start["runtime"])
-        warm_up(predictor, start["warmup_requests"])
+        warm_up(predictor, classic_protocol.warmup_from_json(start["warmup"]))
         description = classic_protocol.description_to_json(predictor.describe())
     except Exception as error:
         if not isinstance(error, QuireError):  # those say all in one line, and the parent shows it

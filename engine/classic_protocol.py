@@ -11,7 +11,8 @@ import dataclasses
 import json
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ import numpy as np
 from .. import errors
 from ..errors import EngineError, QuireError
 from ..models.classic.predictor import DTYPES, Array, Arrays, Description, LoadOptions, TensorSpec, datatype
+from ..models.classic.warm_up import WarmupInput, WarmupRequest
 
 LENGTHS = struct.Struct("<IQ")
 _LENGTH = struct.Struct("<I")
@@ -86,6 +88,44 @@ def options_from_json(message: JsonObject) -> LoadOptions:
     """The inverse of `options_to_json`."""
     specs: JsonObject = {key: _specs(message[key]) for key in ("inputs", "outputs")}
     return LoadOptions(**{**message, **specs})
+
+
+def warmup_to_json(requests: Sequence[WarmupRequest]) -> list[JsonObject]:
+    """Warm-up requests, as they go over the socket."""
+    return [
+        {
+            "name": request.name,
+            "inputs": {name: _input_to_json(given) for name, given in request.inputs.items()},
+            "others": _input_to_json(request.others),
+            "batch_size": request.batch_size,
+            "count": request.count,
+        }
+        for request in requests
+    ]
+
+
+def warmup_from_json(message: list[JsonObject]) -> list[WarmupRequest]:
+    """The inverse of `warmup_to_json`."""
+    requests: list[WarmupRequest] = []
+    for item in message:
+        inputs = {name: _input_from_json(given) for name, given in item["inputs"].items()}
+        settings: JsonObject = {**item, "inputs": inputs, "others": _input_from_json(item["others"])}
+        requests.append(WarmupRequest(**settings))
+    return requests
+
+
+def _input_to_json(given: WarmupInput) -> JsonObject:
+    return {**dataclasses.asdict(given), "file": None if given.file is None else str(given.file)}
+
+
+def _input_from_json(message: JsonObject) -> WarmupInput:
+    shape, file = message["shape"], message["file"]
+    settings: JsonObject = {
+        **message,
+        "shape": None if shape is None else tuple(shape),
+        "file": None if file is None else Path(file),
+    }
+    return WarmupInput(**settings)
 
 
 def description_to_json(description: Description) -> JsonObject:

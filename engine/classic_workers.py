@@ -9,12 +9,13 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import EngineDied, EngineError, ModelError, QuireError, Unavailable
 from ..models.classic.predictor import Array, Arrays, Description, LoadOptions
+from ..models.classic.warm_up import WarmupRequest
 from . import classic_protocol
 from .classic_protocol import LENGTHS, JsonObject
 
@@ -40,7 +41,8 @@ class WorkerConfig:
         options: What the owner says about the model.
         instances: Worker processes; each computes one batch at a time.
         min_ready_instances: The model counts as ready while so many can compute.
-        warmup_requests: Requests of zeros that each worker computes before it is ready.
+        warmup: What each worker computes before it is ready, also when it is restarted; by default one
+            row of zeros.
         load_timeout: Seconds that loading may take.
         predict_timeout: Seconds that a batch may take; a worker that takes longer hangs, and is killed.
     """
@@ -50,7 +52,7 @@ class WorkerConfig:
     options: LoadOptions = field(default_factory=LoadOptions)
     instances: int = 1
     min_ready_instances: int = 1
-    warmup_requests: int = 1
+    warmup: Sequence[WarmupRequest] = (WarmupRequest(),)
     load_timeout: float = 600.0
     predict_timeout: float = 300.0
 
@@ -60,8 +62,6 @@ class WorkerConfig:
                 f"min_ready_instances must be from 1 to instances={self.instances}, "
                 f"not {self.min_ready_instances}"
             )
-        if self.warmup_requests < 0:
-            raise ValueError(f"warmup_requests must be at least 0, not {self.warmup_requests}")
         for name in ("load_timeout", "predict_timeout"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
@@ -196,7 +196,7 @@ class Worker:
             "path": str(config.path),
             "runtime": config.runtime,
             "options": classic_protocol.options_to_json(config.options),
-            "warmup_requests": config.warmup_requests,
+            "warmup": classic_protocol.warmup_to_json(config.warmup),
             "log_level": logging.getLogger().getEffectiveLevel(),
         }
         try:
