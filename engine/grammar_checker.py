@@ -14,7 +14,7 @@ from ..errors import InvalidRequest, Overloaded
 from ..models.config import ModelConfig
 from ..models.tokenizer import Tokenizer
 from .structured import check_model
-from .structured_params import PARAM, StructuredOutputsParams
+from .structured_params import PARAM, ConstraintKey, StructuredOutputsParams
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class GrammarChecker:
         self._process: asyncio.subprocess.Process | None = None
         self._turn = asyncio.Lock()
         self._num_waiting = 0
-        self._verdicts: OrderedDict[tuple[str, str], str | None] = OrderedDict()
+        self._verdicts: OrderedDict[ConstraintKey, str | None] = OrderedDict()
 
     async def check(self, params: StructuredOutputsParams) -> None:
         """Returns if a constraint can be compiled.
@@ -58,7 +58,7 @@ class GrammarChecker:
             Overloaded: Too many others wait to be tried.
         """
         check_model(self._tokenizer, self._eos_token_ids)
-        key = (params.kind, params.text)
+        key = params.key
         if key not in self._verdicts:
             if self._num_waiting >= MAX_WAITING:
                 raise Overloaded(
@@ -68,7 +68,7 @@ class GrammarChecker:
             try:
                 async with self._turn:
                     if key not in self._verdicts:  # another request may have brought the same one
-                        self._verdicts[key] = await self._ask(*key)
+                        self._verdicts[key] = await self._ask(key)
             finally:
                 self._num_waiting -= 1
         self._verdicts.move_to_end(key)
@@ -86,7 +86,7 @@ class GrammarChecker:
                 process.kill()
             await process.wait()
 
-    async def _ask(self, kind: str, text: str) -> str | None:
+    async def _ask(self, key: ConstraintKey) -> str | None:
         """Why a constraint is refused, or None."""
         answered = False
         try:
@@ -95,7 +95,7 @@ class GrammarChecker:
             stdin, stdout = self._process.stdin, self._process.stdout
             assert stdin is not None
             assert stdout is not None
-            stdin.write(json.dumps([kind, text]).encode() + b"\n")
+            stdin.write(json.dumps(key).encode() + b"\n")
             line = await asyncio.wait_for(stdout.readline(), WALL_SECONDS)
             answered = bool(line)
         except (TimeoutError, ConnectionError):
@@ -104,8 +104,8 @@ class GrammarChecker:
             if not answered:  # it died, hangs, or has an answer to come for a caller who has gone
                 await self.close()
         if not line:
-            logger.warning("a structured output (%s) was refused: it %s", kind, TOO_LARGE)
-            return f"{PARAM}: {kind} {TOO_LARGE}"
+            logger.warning("a structured output (%s) was refused: it %s", key[0], TOO_LARGE)
+            return f"{PARAM}: {key[0]} {TOO_LARGE}"
         return json.loads(line)
 
     async def _start(self) -> asyncio.subprocess.Process:

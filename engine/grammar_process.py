@@ -16,7 +16,7 @@ from typing import Any
 from ..errors import InvalidRequest
 from ..models.tokenizer import Tokenizer
 from .structured import make_tokenizer, validate
-from .structured_params import StructuredOutputsParams
+from .structured_params import ConstraintKey, StructuredOutputsParams
 
 CPU_SECONDS = 1.0
 """Of this process, for one constraint."""
@@ -25,7 +25,7 @@ MEMORY_BYTES = 2 << 30
 """Address space of this process beyond what it has when it begins."""
 
 NEEDS_TOKENIZER = ("grammar", "structural_tag")
-"""Constraints that may name special tokens."""
+"""Constraints that may name special tokens, as frames do."""
 
 
 def main() -> None:
@@ -36,30 +36,25 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     tokenizer: Any = None
     for line in sys.stdin:
-        kind, text = json.loads(line)
-        if kind in NEEDS_TOKENIZER and tokenizer is None:
+        kind, text, frame = json.loads(line)
+        needs_tokenizer = kind in NEEDS_TOKENIZER or bool(frame)
+        if needs_tokenizer and tokenizer is None:
             tokenizer = make_tokenizer(
                 Tokenizer.from_folder(folder), vocab_size=int(vocab_size), eos_token_ids=_ints(eos_token_ids)
             )
         # ITIMER_PROF counts the time that this process runs, so that a busy machine refuses nothing; and
         # its signal, left alone, ends the process wherever it is.
         signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)
-        error = _try(kind, text, tokenizer)
+        error = _try((kind, text, frame), tokenizer if needs_tokenizer else None)
         signal.setitimer(signal.ITIMER_PROF, 0)
         sys.stdout.write(json.dumps(error) + "\n")
         sys.stdout.flush()
 
 
-def params_of(kind: str, text: str) -> StructuredOutputsParams:
-    """The constraint whose `kind` and `text` these are."""
-    value: Any = json.loads(text) if kind in ("choice", "json_object") else text
-    return StructuredOutputsParams(**{kind: value})
-
-
-def _try(kind: str, text: str, tokenizer: Any) -> str | None:
+def _try(key: ConstraintKey, tokenizer: Any) -> str | None:
     """Why a constraint is refused, or None."""
     try:
-        validate(params_of(kind, text), tokenizer if kind in NEEDS_TOKENIZER else None)
+        validate(StructuredOutputsParams.from_key(key), tokenizer)
     except InvalidRequest as error:
         return error.message
     return None

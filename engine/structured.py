@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, cast
 from ..errors import InvalidRequest
 from ..models.tokenizer import Tokenizer
 from .request import Request
-from .structured_params import PARAM, StructuredOutputsParams, load_document
+from .structured_params import PARAM, ConstraintKey, StructuredOutputsParams, load_document
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
@@ -38,6 +38,16 @@ COMPILE_THREADS = 2
 
 def grammar_of(params: StructuredOutputsParams) -> str:
     """A constraint in llguidance's own form. Raises `InvalidRequest` if it has none."""
+    grammar = _form_grammar(params)
+    if params.frame is None:
+        return grammar
+    # Grammars after the first one are referred to by their names.
+    form, *others = json.loads(grammar)["grammars"]
+    return json.dumps({"grammars": [{"lark_grammar": params.frame}, {**form, "name": "form"}, *others]})
+
+
+def _form_grammar(params: StructuredOutputsParams) -> str:
+    """A constraint without its frame."""
     match params.kind:
         case "json":
             return _schema_grammar(load_document("json", params.text))
@@ -122,7 +132,7 @@ class GrammarCompiler:
         self._tokenizer: LLTokenizer | None = None
         self._loading = threading.Lock()
         self._lock = threading.Lock()
-        self._compiled: OrderedDict[tuple[str, str], Future[LLMatcher]] = OrderedDict()
+        self._compiled: OrderedDict[ConstraintKey, Future[LLMatcher]] = OrderedDict()
         self._pool: ThreadPoolExecutor | None = None
         self._results: queue.SimpleQueue[tuple[Request, Future[LLMatcher]]] = queue.SimpleQueue()
         self._num_pending = 0
@@ -170,7 +180,7 @@ class GrammarCompiler:
 
     def _future(self, params: StructuredOutputsParams) -> Future[LLMatcher]:
         """The compiled constraint to come, or the one that is kept."""
-        key = (params.kind, params.text)
+        key = params.key
         with self._lock:
             future = self._compiled.get(key)
             if future is None or (future.done() and future.exception() is not None):

@@ -30,6 +30,10 @@ MAX_REPEATS = 1000
 """Largest count in a regular expression, as in RE2."""
 
 
+ConstraintKey = tuple[str, str, str]
+"""See `StructuredOutputsParams.key`."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StructuredOutputsParams:
     """One constraint that the output satisfies whenever it ends by itself. Names are vLLM's.
@@ -51,6 +55,9 @@ class StructuredOutputsParams:
         structural_tag: `{"type": "structural_tag", "structures": [{"begin", "schema", "end"}, ...],
             "triggers": [...]}`, as text or parsed: free text, in which what follows a trigger must be one
             of the structures. Kept as text.
+        frame: If more than the form may be said, the grammar of the whole: rules in llguidance's dialect of
+            Lark, in which `@form` stands for the form. For callers who know the model's own format, in which
+            thoughts come first, say; the form is still one of the above.
     """
 
     json: str | Mapping[str, Any] | None = None
@@ -59,9 +66,10 @@ class StructuredOutputsParams:
     grammar: str | None = None
     json_object: bool | None = None
     structural_tag: str | Mapping[str, Any] | None = None
+    frame: str | None = None
 
     def __post_init__(self) -> None:
-        names = [field.name for field in fields(self) if getattr(self, field.name) not in (None, False)]
+        names = self._given()
         if len(names) != 1:
             given = " and ".join(names) if names else "none"
             raise _invalid(
@@ -70,7 +78,7 @@ class StructuredOutputsParams:
             )
         if self.json_object not in (None, False, True):
             raise _invalid(f"json_object must be true or false, got {self.json_object!r:.80}")
-        for name in ("regex", "grammar"):
+        for name in ("regex", "grammar", "frame"):
             _check_text(name, getattr(self, name))
         for name in ("json", "structural_tag"):
             if getattr(self, name) is not None:
@@ -83,13 +91,29 @@ class StructuredOutputsParams:
     @property
     def kind(self) -> str:
         """The name of the constraint that is given."""
-        return next(field.name for field in fields(self) if getattr(self, field.name) not in (None, False))
+        return self._given()[0]
 
     @property
     def text(self) -> str:
-        """The constraint as text; together with `kind` it says all, and serves as a key."""
+        """The constraint as text, without its frame."""
         value = getattr(self, self.kind)
         return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+    @property
+    def key(self) -> ConstraintKey:
+        """All that it says: its kind, its text, and its frame or an empty text."""
+        return self.kind, self.text, self.frame or ""
+
+    @classmethod
+    def from_key(cls, key: ConstraintKey) -> StructuredOutputsParams:
+        """The constraint whose `key` this is."""
+        kind, text, frame = key
+        value: Any = json.loads(text) if kind in ("choice", "json_object") else text
+        return cls(**{kind: value}, frame=frame or None)
+
+    def _given(self) -> list[str]:
+        names = (field.name for field in fields(self) if field.name != "frame")
+        return [name for name in names if getattr(self, name) not in (None, False)]
 
 
 def load_document(name: str, text: str) -> Any:

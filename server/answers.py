@@ -13,7 +13,7 @@ from functools import lru_cache
 from ..engine.outputs import CompletionOutput
 from ..models.tokenizer import Tokenizer
 from .reasoning_parsers import REASONING_PARSERS
-from .reasoning_parsers.base import ReasoningParser
+from .reasoning_parsers.base import ReasoningParser, ReasoningState
 from .settings import ServerSettings
 from .tool_parsers import TOOL_PARSERS
 from .tool_parsers.base import (
@@ -98,7 +98,7 @@ class AnswerFormat:
         max_calls: Further calls are left out; None for no limit.
         special_tokens: The spellings of the tokenizer's special tokens.
         show_special_tokens: Whether special tokens that are no marks are part of the text.
-        reasoning_is_open: Whether the prompt has begun the reasoning.
+        reasoning_state: Where the prompt leaves the reasoning.
         continues: Whether the answer goes on with a message that the prompt has begun.
     """
 
@@ -107,7 +107,7 @@ class AnswerFormat:
     max_calls: int | None = None
     special_tokens: Collection[str] = ()
     show_special_tokens: bool = False
-    reasoning_is_open: bool = False
+    reasoning_state: ReasoningState = "possible"
     continues: bool = False
 
     @property
@@ -142,7 +142,7 @@ class AnswerFormat:
             reasoning = self.model.reasoning(
                 self.special_tokens,
                 show_special_tokens=self.show_special_tokens,
-                is_open=self.reasoning_is_open,
+                is_open=self.reasoning_state == "open",
             )
         shown = self.show_special_tokens or self.needs_special_tokens
         pieces = _PieceReader(tokenizer, prompt_token_ids, special_tokens_are_shown=shown)

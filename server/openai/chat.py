@@ -12,15 +12,14 @@ from starlette.responses import Response
 from ...engine.input_check import truncate_prompt
 from ...engine.outputs import CompletionOutput
 from ...engine.sampling_params import MAX_LOGPROBS
-from ...engine.structured_params import StructuredOutputsParams
 from ...errors import InvalidRequest
 from ...models.tokenizer import Tokenizer
 from ..answers import AnswerFormat, find_format
 from ..context import RequestRecord, ServerContext
 from ..generation import Batch, DeltaStream, Job, collect, encode, run, while_connected
 from ..json_body import read_message
+from ..reasoning_parsers.base import ReasoningState
 from ..sse import event, open_stream
-from ..tool_parsers.constraint import CallGrammar, tool_constraint
 from .beams import beam_params
 from .chat_prompt import ChatPrompt, render_prompt
 from .chunks import ChunkEncoder
@@ -36,6 +35,7 @@ from .common import (
     timeout,
     usage,
 )
+from .constraints import constrain, name_fields
 from .logprobs import Spelling
 from .message_protocol import Delta
 from .params import or_default, sampling_params
@@ -49,7 +49,6 @@ from .protocol import (
     ChatLogprobs,
     Usage,
 )
-from .structured import given_fields, rename_param
 from .tools import Tools, read_tools
 from .turns import Turn
 
@@ -62,7 +61,7 @@ async def create_chat_completion(context: ServerContext, request: Request) -> Re
     try:
         return await _answer(context, request, body)
     except InvalidRequest as error:
-        rename_param(error, body)
+        name_fields(error, body)
         if error.param == "max_tokens" and body.max_completion_tokens is not None:
             error.param = "max_completion_tokens"
         raise
@@ -129,8 +128,8 @@ async def prepare_chat(context: ServerContext, request: Request, body: ChatCompl
     tools = read_tools(body)
     prompt = await render_prompt(context, body, tools)
     answer_format = _answer_format(context, body, prompt, tools)
-    if (constraint := _constraint(context, body, tools, answer_format)) is not None:
-        params = replace(params, structured_outputs=constraint)
+    constraint = constrain(context, body, tools, answer_format, params.structured_outputs)
+    params = replace(params, structured_outputs=constraint)
     if answer_format.needs_special_tokens:
         params = replace(params, skip_special_tokens=False)
     (tokens,) = await encode(context, [prompt.text], add_special_tokens=body.add_special_tokens is True)
@@ -146,34 +145,15 @@ async def prepare_chat(context: ServerContext, request: Request, body: ChatCompl
     return Chat(job, tools, answer_format)
 
 
-def _constraint(
-    context: ServerContext, body: ChatCompletionRequest, tools: Tools, answer_format: AnswerFormat
-) -> StructuredOutputsParams | None:
-    """What holds the answer to the calls that `tool_choice` demands."""
-    if answer_format.tools is None or not tools.functions or tools.choice == "none":
-        return None
-    if given := given_fields(body):
-        # Nothing could be called in an answer that has this form.
-        raise InvalidRequest(
-            f"{given[0]} and tools exclude each other, but for tool_choice none", param=given[0]
-        )
-    token_id = context.engine.tokenizer.special_tokens.get
-    rule = ""
-    if (reasoning := answer_format.model.reasoning) is not None:
-        mark = CallGrammar(tools.functions, token_id).mark
-        rule = reasoning.rule(mark, is_open=answer_format.reasoning_is_open)
-    return tool_constraint(
-        tools.functions, tools.choice, answer_format.tools, token_id, many=tools.many, reasoning=rule
-    )
-
-
 def _answer_format(
     context: ServerContext, body: ChatCompletionRequest, prompt: ChatPrompt, tools: Tools
 ) -> AnswerFormat:
     """How the answers are read. Raises `InvalidRequest` if the model's calls could not be."""
     tokenizer = context.engine.tokenizer
     model = find_format(context.settings, prompt.template.sources, tokenizer)
-    is_open = model.reasoning is not None and model.reasoning.is_open_after(prompt.text, prompt.begun)
+    state: ReasoningState = "possible"
+    if model.reasoning is not None:
+        state = model.reasoning.state_after(prompt.text, prompt.begun)
     if tools.functions and model.tools is None:
         raise InvalidRequest(
             "tools: how this model writes calls is not known; the server's --tool-call-parser can say",
@@ -186,7 +166,7 @@ def _answer_format(
         max_calls=None if tools.many else 1,
         special_tokens=tokenizer.special_tokens.keys(),
         show_special_tokens=body.skip_special_tokens is False,
-        reasoning_is_open=is_open,
+        reasoning_state=state,
         continues=prompt.begun is not None,
     )
 

@@ -79,17 +79,12 @@ def _read_function(function: FunctionDefinition, param: str) -> Function:
             f"{param}.name must be 1 to 64 letters, digits, _ and -, got {function.name[:80]!r}",
             param=f"{param}.name",
         )
-    if function.strict:
-        raise InvalidRequest(
-            f"{param}.strict is not supported yet; leave it out",
-            param=f"{param}.strict",
-            code="unsupported_parameter",
-        )
+    strict = function.strict is True
     schema = function.parameters
     if not schema:
-        return Function(function.name, {"type": "object", "properties": {}})
+        return Function(function.name, {"type": "object", "properties": {}}, strict)
     _check_schema(schema, f"{param}.parameters")
-    return Function(function.name, schema)
+    return Function(function.name, schema, strict)
 
 
 def _check_schema(schema: Mapping[str, Any], param: str) -> None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection
-from typing import ClassVar
+from collections.abc import Collection
+from typing import ClassVar, Literal
 
-from ..tool_parsers.base import MarkLexer, Piece, Reasoning
+from ..tool_parsers.base import MarkLexer, Piece, Reasoning, Rules
+from ..tool_parsers.constraint import CallGrammar
+
+ReasoningState = Literal["possible", "open", "over"]
+"""Where an answer begins: whether the model may still think, is about to, or has done so."""
 
 
 class ReasoningParser(ABC):
@@ -33,13 +37,16 @@ class ReasoningParser(ABC):
 
     @classmethod
     @abstractmethod
-    def is_open_after(cls, prompt: str, begun: str | None) -> bool:
-        """Whether a prompt leaves the reasoning open; `begun` is what it holds of the answer, if any."""
+    def state_after(cls, prompt: str, begun: str | None) -> ReasoningState:
+        """Where a prompt leaves the reasoning; `begun` is what it holds of the answer, if any."""
 
     @classmethod
     @abstractmethod
-    def rule(cls, mark: Callable[[str], str], *, is_open: bool) -> str:
-        """The rule `reasoning` of a grammar; see `tool_parsers.constraint`."""
+    def rules(cls, grammar: CallGrammar, state: ReasoningState) -> Rules | None:
+        """The rule `reasoning` of a grammar, and those that it needs; None if the reasoning is over.
+
+        See `tool_parsers.constraint`.
+        """
 
     @abstractmethod
     def push(self, piece: Piece) -> list[Reasoning | Piece]:

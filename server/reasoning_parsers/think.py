@@ -12,11 +12,11 @@ https://huggingface.co/deepseek-ai/DeepSeek-R1
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 
-from ..tool_parsers.base import WHITESPACE, Mark, Piece, Reasoning, Special
-from ..tool_parsers.constraint import rule_until
-from .base import ReasoningParser
+from ..tool_parsers.base import WHITESPACE, Mark, Piece, Reasoning, Rules, Special
+from ..tool_parsers.constraint import CallGrammar
+from .base import ReasoningParser, ReasoningState
 
 OPEN = "<think>"
 CLOSE = "</think>"
@@ -36,16 +36,23 @@ class ThinkParser(ReasoningParser):
         self._items: list[Reasoning | Piece] = []
 
     @classmethod
-    def is_open_after(cls, prompt: str, begun: str | None) -> bool:
+    def state_after(cls, prompt: str, begun: str | None) -> ReasoningState:
         if begun is not None:
-            return begun.rfind(OPEN) > begun.rfind(CLOSE)
-        # Anywhere else the tag may be a user's word.
-        return prompt.rstrip(WHITESPACE).endswith(OPEN)
+            return "open" if begun.rfind(OPEN) > begun.rfind(CLOSE) else "over"
+        # Anywhere but at its end the tags may be a user's words.
+        end = prompt.rstrip(WHITESPACE)
+        if end.endswith(OPEN):
+            return "open"
+        return "over" if end.endswith(CLOSE) else "possible"
 
     @classmethod
-    def rule(cls, mark: Callable[[str], str], *, is_open: bool) -> str:
-        begin = "" if is_open else f'{mark(OPEN)} "\\n" '
-        return f"reasoning: {begin}thought /\\n{{0,2}}/\n{rule_until('thought', CLOSE, mark(CLOSE))}"
+    def rules(cls, grammar: CallGrammar, state: ReasoningState) -> Rules | None:
+        if state == "over":
+            return None
+        reasoning = r"thought /\n{0,2}/"
+        if state == "possible":
+            reasoning = f"({grammar.mark(OPEN)} {reasoning})?"
+        return {"reasoning": reasoning, **grammar.until("thought", CLOSE)}
 
     def push(self, piece: Piece) -> list[Reasoning | Piece]:
         if self._is_over:

@@ -71,13 +71,23 @@ class CallArguments:
 
 Event = Content | Reasoning | CallStart | CallArguments
 
+Rules = dict[str, str]
+"""Rules of a grammar by name, see `constraint`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    """A function that the model may call. `parameters` is a JSON schema of type object."""
+    """A function that the model may call.
+
+    Attributes:
+        name: Its name.
+        parameters: A JSON schema of type object.
+        strict: Whether the arguments of a call must fit the schema, also where no call is demanded.
+    """
 
     name: str
     parameters: Mapping[str, Any]
+    strict: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -291,16 +301,28 @@ class ToolParser(AnswerParser):
             format.
         foreign_signs: What stands in the chat templates of other formats with the same signs.
         splits_reasoning: Whether the format marks reasoning too, and this parser splits it off.
+        marks_calls: Whether calls are marked, so that other JSON cannot be taken for them.
     """
 
     signs: ClassVar[tuple[str, ...]] = ()
     foreign_signs: ClassVar[tuple[str, ...]] = ()
     splits_reasoning: ClassVar[bool] = False
+    marks_calls: ClassVar[bool] = True
 
     @classmethod
     @abstractmethod
-    def call_rules(cls, grammar: CallGrammar, *, many: bool) -> str:
-        """The grammar of an answer that is calls alone, one or, if `many`, several.
+    def call_rules(cls, grammar: CallGrammar, *, many: bool) -> Rules:
+        """The rule `calls`, and those that it needs: an answer that is calls alone, several if `many`."""
 
-        Rules in llguidance's dialect of Lark, of which `calls` stands for the whole.
+    @classmethod
+    @abstractmethod
+    def answer_rules(cls, grammar: CallGrammar, *, many: bool) -> Rules:
+        """The rule `answer`, and those that it needs: words, calls, or words and calls.
+
+        It leaves the model as free as it can, but for what would be read as a call.
         """
+
+    @classmethod
+    def form_rules(cls, grammar: CallGrammar) -> Rules:
+        """The rule `formed`, and those that it needs: the form of an answer, as the format writes answers."""
+        return {"formed": "@form"}

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import re
 
-from .base import WHITESPACE, Mark, ParserSetting, Reasoning, ToolParser
-from .constraint import CallGrammar, quote, rule_until
+from .base import WHITESPACE, Mark, ParserSetting, Reasoning, Rules, ToolParser
+from .constraint import ANY_TEXT, CallGrammar, quote
 from .json_calls import ArgumentsReader
 
 START, CHANNEL, CONSTRAIN, MESSAGE = "<|start|>", "<|channel|>", "<|constrain|>", "<|message|>"
@@ -22,6 +22,38 @@ END, CALL, RETURN = "<|end|>", "<|call|>", "<|return|>"
 _CHANNEL = re.compile(r"<\|channel\|>\s*(\w+)")
 _RECIPIENT = re.compile(r"\bto=functions\.([^\s<]+)")
 _MAX_HEADER = 500  # characters
+_UNMARKED = r"/([^<]|<[^|])*<?/"  # a text without marks, where marks are text
+
+
+def _message(grammar: CallGrammar, channel: str, text: str) -> str:
+    """A message; `text` is the term for what it says."""
+    return f"{grammar.mark(CHANNEL)} {quote(channel)} {grammar.mark(MESSAGE)} {text}"
+
+
+def _next(grammar: CallGrammar) -> str:
+    return f" {grammar.mark(START)} {quote('assistant')}"
+
+
+def _end(grammar: CallGrammar, spelling: str) -> str:
+    """The mark at the end of an answer, which the model may leave out."""
+    mark = grammar.last_mark(spelling)
+    return f" {mark}?" if mark else ""
+
+
+def _messages(grammar: CallGrammar) -> Rules:
+    """The rules `thoughts`, a message of the analysis channel, and `said`, the text of a message."""
+    thoughts = _message(grammar, "analysis", "said") + _next(grammar)
+    return {"thoughts": thoughts, **grammar.until("said", END)}
+
+
+def _call(grammar: CallGrammar) -> str:
+    def head(name: str) -> str:
+        to = quote(f"commentary to=functions.{name} ")
+        return (
+            f"{grammar.mark(CHANNEL)} {to} {grammar.mark(CONSTRAIN)} {quote('json')} {grammar.mark(MESSAGE)}"
+        )
+
+    return grammar.each(head, grammar.last_mark(CALL))
 
 
 class HarmonyParser(ToolParser):
@@ -32,25 +64,26 @@ class HarmonyParser(ToolParser):
     splits_reasoning = True
 
     @classmethod
-    def call_rules(cls, grammar: CallGrammar, *, many: bool) -> str:
+    def call_rules(cls, grammar: CallGrammar, *, many: bool) -> Rules:
         """One call, as the token behind it ends the answer; thoughts may come before it."""
-        mark = grammar.mark
+        return {"calls": "thoughts? call", "call": _call(grammar), **_messages(grammar)}
 
-        def head(name: str) -> str:
-            to = quote(f"commentary to=functions.{name} ")
-            return f"{mark(CHANNEL)} {to} {mark(CONSTRAIN)} {quote('json')} {mark(MESSAGE)}"
+    @classmethod
+    def answer_rules(cls, grammar: CallGrammar, *, many: bool) -> Rules:
+        """Messages, of which the last one is a call or has the final channel; of calls, one."""
+        text = ANY_TEXT if grammar.is_token(MESSAGE) else _UNMARKED
+        return {
+            "answer": "(thoughts | preamble)* (final | call)",
+            "preamble": _message(grammar, "commentary", "said") + _next(grammar),
+            "final": _message(grammar, "final", text) + _end(grammar, RETURN),
+            "call": _call(grammar),
+            **_messages(grammar),
+        }
 
-        return "\n".join(
-            (
-                "calls: thoughts? call",
-                (
-                    f"thoughts: {mark(CHANNEL)} {quote('analysis')} {mark(MESSAGE)} thought {mark(START)} "
-                    f"{quote('assistant')}"
-                ),
-                rule_until("thought", END, mark(END)),
-                f"call: {grammar.each(head, mark(CALL))}",
-            )
-        )
+    @classmethod
+    def form_rules(cls, grammar: CallGrammar) -> Rules:
+        final = _message(grammar, "final", "@form") + _end(grammar, RETURN)
+        return {"formed": f"thoughts? {final}", **_messages(grammar)}
 
     def __init__(self, setting: ParserSetting) -> None:
         super().__init__(setting)

@@ -9,12 +9,17 @@ Format: https://github.com/NousResearch/Hermes-Function-Calling
 
 from __future__ import annotations
 
-from .base import WHITESPACE, Mark, ParserSetting, ToolParser
-from .constraint import CallGrammar
+from .base import WHITESPACE, Mark, ParserSetting, Rules, ToolParser
+from .constraint import ANY_TEXT, CallGrammar
 from .json_calls import CallReader
 
 OPEN = "<tool_call>"
 CLOSE = "</tool_call>"
+
+
+def _begun_call(grammar: CallGrammar) -> str:
+    """What follows the first tag of a call."""
+    return rf'"\n" {grammar.each_object("arguments")} "\n" {grammar.mark(CLOSE)}'
 
 
 class HermesParser(ToolParser):
@@ -25,13 +30,22 @@ class HermesParser(ToolParser):
     foreign_signs = ("<function=", "<arg_key>")  # Qwen3-Coder and GLM, which write no JSON there
 
     @classmethod
-    def call_rules(cls, grammar: CallGrammar, *, many: bool) -> str:
+    def call_rules(cls, grammar: CallGrammar, *, many: bool) -> Rules:
         more = r' ("\n" call)*' if many else ""
-        objects = grammar.each_object("arguments")
-        return (
-            f"calls: call{more}\n"
-            rf'call: {grammar.mark(OPEN)} "\n" {objects} "\n" {grammar.mark(CLOSE)}'
-        )
+        return {
+            "calls": f"call{more}",
+            "call": f"{grammar.mark(OPEN)} begun_call",
+            "begun_call": _begun_call(grammar),
+        }
+
+    @classmethod
+    def answer_rules(cls, grammar: CallGrammar, *, many: bool) -> Rules:
+        return {
+            "answer": "(words_open begun_call)* words" if many else "words | words_open begun_call",
+            **grammar.until("words_open", OPEN),
+            "words": ANY_TEXT,
+            "begun_call": _begun_call(grammar),
+        }
 
     def __init__(self, setting: ParserSetting) -> None:
         super().__init__(setting)

@@ -7,12 +7,14 @@ Format: https://www.llama.com/docs/model-cards-and-prompt-formats/llama3_1/
 
 from __future__ import annotations
 
-from .base import WHITESPACE, Mark, ParserSetting, ToolParser
+from .base import WHITESPACE, Mark, ParserSetting, Rules, ToolParser
 from .constraint import CallGrammar
 from .json_calls import CallReader
 
 PYTHON_TAG = "<|python_tag|>"
 SEPARATORS = WHITESPACE + ";,"
+
+_WORDS = r"[ \t\r\n]*([^ \t\r\n{](?s:.*))?"
 
 
 class Llama3JsonParser(ToolParser):
@@ -23,11 +25,22 @@ class Llama3JsonParser(ToolParser):
 
     marks = (PYTHON_TAG,)
     signs = ("<|start_header_id|>", '"parameters": ')
+    marks_calls = False
 
     @classmethod
-    def call_rules(cls, grammar: CallGrammar, *, many: bool) -> str:
+    def call_rules(cls, grammar: CallGrammar, *, many: bool) -> Rules:
         more = ' ("; " call)*' if many else ""
-        return f"calls: call{more}\ncall: {grammar.each_object('parameters')}"
+        return {"calls": f"call{more}", "call": grammar.each_object("parameters")}
+
+    @classmethod
+    def answer_rules(cls, grammar: CallGrammar, *, many: bool) -> Rules:
+        """Words that begin like a call, with a brace, are not allowed."""
+        return {
+            "answer": "words | calls | words_tag calls",
+            "words": f"/{_WORDS}/",
+            **grammar.until("words_tag", PYTHON_TAG, _WORDS),
+            **cls.call_rules(grammar, many=many),
+        }
 
     def __init__(self, setting: ParserSetting) -> None:
         super().__init__(setting)

@@ -13,8 +13,8 @@ import re
 import secrets
 import string
 
-from .base import WHITESPACE, Mark, ParserSetting, ToolParser
-from .constraint import CallGrammar, quote
+from .base import WHITESPACE, Mark, ParserSetting, Rules, ToolParser
+from .constraint import ANY_TEXT, CallGrammar, quote
 from .json_calls import ArgumentsReader, CallReader
 
 TOOL_CALLS = "[TOOL_CALLS]"
@@ -24,6 +24,16 @@ CALL_ID = "[CALL_ID]"
 _ID_LENGTH = 9  # the templates refuse other ids, so the models' own, which come late, are left out
 _HEAD = re.compile(r"\s*(?:(?P<name>[A-Za-z0-9_.-]+)\s*(?:\[CALL_ID\]\s*[A-Za-z0-9]*\s*)?(?:\[ARGS\]\s*)?)?")
 _MAX_HEAD = 200  # characters
+
+
+def _begun_calls(grammar: CallGrammar, *, many: bool) -> Rules:
+    """What follows the first mark."""
+    if not grammar.is_token(ARGS):
+        more = ' (", " call)*' if many else ""
+        return {"begun_calls": f'"[" call{more} "]"', "call": grammar.each_object("arguments")}
+    more = f" ({grammar.mark(TOOL_CALLS)} call)*" if many else ""
+    each = grammar.each(lambda name: f"{quote(name)} {grammar.mark(ARGS)}")
+    return {"begun_calls": f"call{more}", "call": each}
 
 
 class MistralParser(ToolParser):
@@ -37,13 +47,17 @@ class MistralParser(ToolParser):
         return "".join(secrets.choice(string.ascii_letters + string.digits) for _ in range(_ID_LENGTH))
 
     @classmethod
-    def call_rules(cls, grammar: CallGrammar, *, many: bool) -> str:
-        mark = grammar.mark(TOOL_CALLS)
-        if not grammar.is_token(ARGS):
-            more = ' (", " call)*' if many else ""
-            return f'calls: {mark} "[" call{more} "]"\ncall: {grammar.each_object("arguments")}'
-        each = grammar.each(lambda name: f"{quote(name)} {grammar.mark(ARGS)}")
-        return f"calls: call{'+' if many else ''}\ncall: {mark} {each}"
+    def call_rules(cls, grammar: CallGrammar, *, many: bool) -> Rules:
+        return {"calls": f"{grammar.mark(TOOL_CALLS)} begun_calls", **_begun_calls(grammar, many=many)}
+
+    @classmethod
+    def answer_rules(cls, grammar: CallGrammar, *, many: bool) -> Rules:
+        return {
+            "answer": "words | words_mark begun_calls",
+            "words": ANY_TEXT,
+            **grammar.until("words_mark", TOOL_CALLS),
+            **_begun_calls(grammar, many=many),
+        }
 
     def __init__(self, setting: ParserSetting) -> None:
         super().__init__(setting)

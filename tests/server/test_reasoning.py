@@ -157,6 +157,41 @@ async def test_reasoning_that_breaks_off() -> None:
     assert usage["completion_tokens_details"]["reasoning_tokens"] == 12 - len("<think")
 
 
+async def test_a_form_is_for_the_answer_and_not_for_the_thoughts() -> None:
+    form = {"response_format": {"type": "json_object"}}
+    for special_tokens in ((), ("<think>", "</think>")):
+        engine = thinking('<think>Hm {</think>{"a": 1}', special_tokens)
+        message, _ = await answer(engine, **form)
+        assert (message["reasoning"], message["content"]) == ("Hm {", '{"a": 1}')
+        (constraint,) = {params.structured_outputs for _, params, _, _ in engine.seen}
+        assert constraint.json_object is True
+        assert constraint.frame.startswith("start: reasoning formed\nreasoning: (")
+    engine = thinking('Hm {</think>{"a": 1}')
+    message, _ = await answer(engine, **form, chat_template_kwargs={"opened": True})
+    assert (message["reasoning"], message["content"]) == ("Hm {", '{"a": 1}')
+    assert "reasoning: thought" in engine.seen[0][1].structured_outputs.frame
+    engine = thinking('{"a": 1}')
+    await answer(engine, **form, chat_template_kwargs={"enable_thinking": False})
+    assert engine.seen[0][1].structured_outputs.frame is None
+
+
+async def test_a_form_in_harmony() -> None:
+    """The form stands in the final channel, and alone where thoughts are content."""
+    form = {"response_format": {"type": "json_object"}}
+    said = '<|channel|>analysis<|message|>Hm {<|end|><|start|>assistant<|channel|>final<|message|>{"a": 1}'
+    for special_tokens in (HARMONY_TOKENS, ()):
+        engine = FakeEngine(template=HARMONY, special_tokens=special_tokens, script=[said])
+        message, _ = await answer(engine, **form)
+        assert (message["reasoning"], message["content"]) == ("Hm {", '{"a": 1}')
+        assert engine.seen[0][1].structured_outputs.frame.startswith("start: formed\nformed: thoughts? ")
+    engine = FakeEngine(template=HARMONY, script=['{"a": 1}'])
+    settings = ServerSettings(reasoning_parser="none")
+    async with serve_in_process(engine, settings) as served:
+        choice = (await served.chat(messages=HI, **form)).json()["choices"][0]
+    assert choice["message"]["content"] == '{"a": 1}'
+    assert engine.seen[0][1].structured_outputs.frame is None
+
+
 async def test_stop_strings_within_and_behind_reasoning() -> None:
     said = "<think>a b c</think>d b e"
     message, usage = await answer(thinking(said), stop="b")

@@ -172,13 +172,23 @@ def tool(**function: Any) -> dict[str, Any]:
         ({"tools": [TIME], "tool_choice": NAMED}, "tool_choice"),
         ({"tools": [TIME], "tool_choice": "perhaps"}, "tool_choice"),
         ({"tools": [TIME], "tool_choice": {"type": "custom"}}, "tool_choice.type"),
-        ({"tools": [TIME], "response_format": {"type": "json_object"}}, "response_format"),
+        (
+            {"tools": [TIME], "tool_choice": "required", "response_format": {"type": "json_object"}},
+            "response_format",
+        ),
         ({"tools": [TIME], "tool_choice": "required", "guided_regex": "a"}, "guided_regex"),
         ({"tools": [tool(name="")]}, "tools[0].function.name"),
         ({"tools": [TIME, tool(name="a b")]}, "tools[1].function.name"),
         ({"tools": [tool(name="f" * 65)]}, "tools[0].function.name"),
         ({"tools": [TIME, TIME]}, "tools[1].function.name"),
-        ({"tools": [tool(strict=True)]}, "tools[0].function.strict"),
+        (
+            {"tools": [tool(strict=True, parameters={"properties": {"a": {"not": {}}}})]},
+            "tools",
+        ),
+        (
+            {"tools": [tool(parameters={"properties": {"a": {"not": {}}}})], "tool_choice": "required"},
+            "tools",
+        ),
         ({"tools": [tool(parameters=[])]}, "tools[0].function.parameters"),
         ({"tools": [tool(parameters={"type": "string"})]}, "tools[0].function.parameters.type"),
         ({"tools": [tool(parameters={"properties": 1})]}, "tools[0].function.parameters.properties"),
@@ -206,6 +216,36 @@ async def test_calls_that_are_demanded_hold_the_sampler(choice: Any) -> None:
         assert ("get_time" in constraint.grammar) == (choice == "required")
         response = await served.chat(messages=HI, tools=[WEATHER, TIME], tool_choice="auto")
         assert served.engine.seen[1][1].structured_outputs is None
+
+
+async def test_strict_functions_hold_the_sampler_where_nothing_is_demanded() -> None:
+    strict = tool(name="get_weather", parameters=SCHEMA, strict=True)
+    async with serve_in_process(engine()) as served:
+        for extra in ({}, {"tool_choice": "auto"}):
+            response = await served.chat(messages=HI, tools=[strict, tool(parameters=SCHEMA)], **extra)
+            assert response.status_code == 200, response.text
+            grammar = served.engine.seen[-1][1].structured_outputs.grammar
+            # The other function is not strict: its arguments may be any object.
+            assert grammar.count('"required": ["city"]') == 1
+            assert grammar.count("%json") == 2
+            assert calls_of(response.json()["choices"][0]["message"]) == CALLS
+
+
+async def test_a_form_and_tools() -> None:
+    """The model answers in the form, or calls; a format that does not mark calls cannot have both."""
+    form = {"type": "json_schema", "json_schema": {"name": "s", "schema": SCHEMA}}
+    async with serve_in_process(engine()) as served:
+        response = await served.chat(messages=HI, tools=[WEATHER], response_format=form)
+        assert response.status_code == 200, response.text
+        constraint = served.engine.seen[-1][1].structured_outputs
+        assert json.loads(constraint.json) == SCHEMA
+        assert "start: reasoning (calls | formed)" in constraint.frame
+    settings = ServerSettings(tool_call_parser="llama3_json")
+    async with serve_in_process(engine(), settings) as served:
+        response = await served.chat(messages=HI, tools=[WEATHER], response_format=form)
+        assert (response.status_code, response.json()["error"]["param"]) == (400, "response_format")
+        response = await served.chat(messages=HI, tools=[WEATHER], tool_choice="none", response_format=form)
+        assert response.status_code == 200
 
 
 async def test_a_model_whose_format_is_not_known() -> None:

@@ -153,7 +153,8 @@ def test_thoughts_reach_the_templates_that_show_them(shared_data: Path) -> None:
 
 def test_a_prompt_that_opens_the_reasoning_is_noticed(shared_data: Path) -> None:
     template = load(shared_data, "deepseek-ai-DeepSeek-R1-Distill-Llama-8B")
-    assert ThinkParser.is_open_after(template.render([CONVERSATION[1]]), None)
+    assert ThinkParser.state_after(template.render([CONVERSATION[1]]), None) == "open"
     template = load(shared_data, "Qwen-Qwen3-0.6B")
-    for variables in ({}, {"enable_thinking": False}):
-        assert not ThinkParser.is_open_after(template.render([CONVERSATION[1]], **variables), None)
+    assert ThinkParser.state_after(template.render([CONVERSATION[1]]), None) == "possible"
+    prompt = template.render([CONVERSATION[1]], enable_thinking=False)
+    assert ThinkParser.state_after(prompt, None) == "over"
