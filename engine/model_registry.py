@@ -29,6 +29,7 @@ class ClassicModelConfig:
         version: As clients name it: a whole number from 1.
         batching: By default batches of up to 64 rows, or none if the model has no batch dimension.
         padding: What may be padded.
+        labels: Names by which clients may ask for this version, such as "stable".
     """
 
     name: str
@@ -36,6 +37,7 @@ class ClassicModelConfig:
     version: str = "1"
     batching: BatchingConfig | None = None
     padding: Padding = field(default_factory=Padding)
+    labels: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -203,6 +205,17 @@ class ModelRegistry:
             return model
         state = "being loaded" if entries[0].state == "loading" else f"unavailable: {entries[0].reason}"
         raise Unavailable(f"version {entries[0].version} of {name} is {state}")
+
+    def version_of(self, name: str, label: str) -> str:
+        """The version that has a label; the highest, if there are several.
+
+        Raises:
+            NotFound: There is no such model, or no loaded version of it has the label.
+        """
+        for entry in self._named(name, None):
+            if entry.model is not None and label in entry.model.config.labels:
+                return entry.version
+        raise NotFound(f"no version of {name} has the label {label[:80]!r}", param="model")
 
     def index(self) -> Iterator[Entry]:
         """All versions of all models, with their states now."""

@@ -36,6 +36,8 @@ from .page import page_routes
 from .responses.routes import TYPES as RESPONSES_TYPES
 from .responses.routes import responses_routes
 from .settings import ServerSettings
+from .tf_serving.routes import TYPES as TF_SERVING_TYPES
+from .tf_serving.routes import tf_serving_routes
 from .tgi.routes import TYPES as TGI_TYPES
 from .tgi.routes import tgi_routes
 from .tokens import TYPES as TOKEN_TYPES
@@ -56,6 +58,7 @@ TYPES = (
     *ANTHROPIC_TYPES,
     *OLLAMA_TYPES,
     *TGI_TYPES,
+    *TF_SERVING_TYPES,
     *LLAMA_CPP_TYPES,
     *TOKEN_TYPES,
 )
@@ -89,6 +92,7 @@ def create_app(
     for routes in (
         health_routes,
         live_routes,
+        tf_serving_routes,  # before OpenAI's: the names of its models may hold slashes
         openai_routes,
         embedding_routes,
         pooling_routes,

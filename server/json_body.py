@@ -10,7 +10,7 @@ from typing import TypeVar, cast
 import msgspec
 from starlette.requests import Request
 
-from ..errors import InvalidRequest, Overloaded, RequestTimeout, RequestTooLarge
+from ..errors import InvalidRequest, Overloaded, PermissionDenied, RequestTimeout, RequestTooLarge
 from . import strict_json
 from .context import ServerContext
 from .errors import ClientDisconnected, UnsupportedMediaType
@@ -43,10 +43,27 @@ async def read_message(
 
 async def read_object(context: ServerContext, request: Request) -> dict[str, object]:
     """Reads the body of a request whose keys say which message it is, for `convert`; raises the same."""
-    return await _read(context, request, lambda body: _parse_object(body, context.settings))
+    return await _read(context, request, lambda body: parse_object(body, context.settings))
 
 
 async def _read(context: ServerContext, request: Request, parse: Callable[[bytes], R]) -> R:
+    _check_media_type(request)
+    return await _read_any(context, request, parse)
+
+
+async def read_any(context: ServerContext, request: Request, parse: Callable[[bytes], R]) -> R:
+    """What `parse` makes of a body of whatever media type; long ones are parsed in a thread.
+
+    For routes that change nothing, and whose clients send more than JSON, or JSON under other names. Raises
+    as `read_message` does, and `PermissionDenied` (403) if a page of another site sent what is not JSON.
+    """
+    if media_type(request) != "application/json":
+        _check_origin(request)
+    _check_encoding(request)
+    return await _read_any(context, request, parse)
+
+
+async def _read_any(context: ServerContext, request: Request, parse: Callable[[bytes], R]) -> R:
     body = bytearray()
     try:
         await _read_into(body, context, request)
@@ -57,7 +74,6 @@ async def _read(context: ServerContext, request: Request, parse: Callable[[bytes
 
 async def _read_into(body: bytearray, context: ServerContext, request: Request) -> None:
     """Takes in the raw body within the server's limits, whether or not the client states its length."""
-    _check_media_type(request)
     settings = context.settings
     limit = settings.max_body_bytes
     too_large = RequestTooLarge(f"the body may have at most {limit} bytes", code="body_too_large")
@@ -85,29 +101,54 @@ async def _read_into(body: bytearray, context: ServerContext, request: Request) 
         ) from None
 
 
+def media_type(request: Request) -> str:
+    """The body's media type in lower case, without parameters; empty if the client names none."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
 def _check_media_type(request: Request) -> None:
     # Browsers send a form or plain text to any address without asking; JSON they ask for first.
-    media_type, *parameters = request.headers.get("content-type", "").lower().split(";")
-    if media_type.strip() != "application/json":
+    if media_type(request) != "application/json":
         raise UnsupportedMediaType("the body must be JSON, sent with Content-Type: application/json")
-    for parameter in parameters:
+    for parameter in request.headers.get("content-type", "").lower().split(";")[1:]:
         name, _, value = parameter.strip().partition("=")
         if name == "charset" and value.strip('"') not in ("utf-8", "utf8"):
             raise UnsupportedMediaType("the body must be encoded in UTF-8")
+    _check_encoding(request)
+
+
+def _check_origin(request: Request) -> None:
+    """Refuses what a page of another site makes a browser send, which is not asked for leave before."""
+    headers = request.headers
+    site = headers.get("sec-fetch-site", "none")
+    _, _, origin = headers.get("origin", "").partition("://")
+    if site not in ("none", "same-origin") or ("origin" in headers and origin != headers.get("host")):
+        raise PermissionDenied("pages of other sites may send JSON alone", code="cross_site")
+
+
+def _check_encoding(request: Request) -> None:
     encoding = request.headers.get("content-encoding", "identity")
     if encoding.lower() != "identity":
-        raise UnsupportedMediaType(f"Content-Encoding {encoding[:40]!r} is not supported; send plain JSON")
+        raise UnsupportedMediaType(
+            f"Content-Encoding {encoding[:40]!r} is not supported; send the body as it is"
+        )
 
 
 def parse_message(
     body: bytes, message_type: type[T], settings: ServerSettings, unsupported: Unsupported
 ) -> T:
     """The typed message in a JSON text, or `InvalidRequest` naming the field at fault."""
-    return convert(_parse_object(body, settings), message_type, unsupported)
+    return convert(parse_object(body, settings), message_type, unsupported)
 
 
-def _parse_object(body: bytes, settings: ServerSettings) -> dict[str, object]:
-    value = strict_json.parse(body, max_depth=settings.max_json_depth, max_values=settings.max_json_values)
+def parse_json(body: bytes, settings: ServerSettings) -> object:
+    """The value of a JSON text within the server's limits, or `InvalidRequest`."""
+    return strict_json.parse(body, max_depth=settings.max_json_depth, max_values=settings.max_json_values)
+
+
+def parse_object(body: bytes, settings: ServerSettings) -> dict[str, object]:
+    """The object in a JSON text within the server's limits, or `InvalidRequest`."""
+    value = parse_json(body, settings)
     if not isinstance(value, dict):
         raise InvalidRequest("the body must be a JSON object")
     return cast("dict[str, object]", value)

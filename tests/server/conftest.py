@@ -7,9 +7,11 @@ import contextlib
 import json
 import socket
 from collections.abc import AsyncIterator, Callable
+from typing import TYPE_CHECKING
 
 import httpx
 import pytest
+import pytest_asyncio
 
 from quire.server.app import create_app
 from quire.server.context import ServerContext
@@ -17,6 +19,11 @@ from quire.server.draining import DrainingServer
 from quire.server.settings import ServerSettings
 
 from .fake_engine import FakeEngine
+
+if TYPE_CHECKING:
+    from quire.engine.data_plane import DataPlane
+
+    from .classic_models import Trained
 
 
 def events(text: str) -> list[dict | str]:
@@ -94,3 +101,20 @@ async def serve_on_port(
 async def served() -> AsyncIterator[Served]:
     async with serve_in_process() as served:
         yield served
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """Classic models, trained."""
+    from .classic_models import Trained
+
+    return Trained(tmp_path_factory.mktemp("models"))
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def plane(trained: Trained) -> AsyncIterator[DataPlane]:
+    """They, loaded: once for all tests, which must run in the session's event loop."""
+    from .classic_models import loaded
+
+    async with loaded(trained.configs()) as plane:
+        yield plane
