@@ -185,6 +185,11 @@ class AsyncEngine:
         return self._ready
 
     @property
+    def is_closed(self) -> bool:
+        """Whether it has been shut down, for good."""
+        return self._closed
+
+    @property
     def is_alive(self) -> bool:
         """False if the engine hangs: it has given no sign of life, and is not being (re)started."""
         if self._supervisor is not None and self._supervisor.done():

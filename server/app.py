@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
@@ -12,11 +13,12 @@ from ..errors import QuireError
 from . import openapi
 from .anthropic.routes import TYPES as ANTHROPIC_TYPES
 from .anthropic.routes import anthropic_routes
-from .context import ServerContext
+from .context import ServerContext, ServerState
 from .errors import answer_http_exception, answer_quire_error
 from .gate import RequestGate
 from .health import TYPES as HEALTH_TYPES
 from .health import health_routes
+from .language_models import LanguageModels
 from .live import TYPES as LIVE_TYPES
 from .live import live_routes
 from .llama_cpp.routes import TYPES as LLAMA_CPP_TYPES
@@ -66,18 +68,26 @@ TYPES = (
 
 
 def create_app(
-    engine: AsyncEngine, settings: ServerSettings | None = None, models: DataPlane | None = None
+    engines: AsyncEngine | Mapping[str, AsyncEngine],
+    settings: ServerSettings | None = None,
+    models: DataPlane | None = None,
 ) -> FastAPI:
-    """The ASGI application over a started engine, which stays the caller's to shut down.
+    """The ASGI application over started engines, which stay the caller's to shut down.
 
     `app.state.context` is its `ServerContext`.
 
     Args:
-        engine: The language model's.
+        engines: The language models' by the names that clients use, the default one first; or one engine,
+            whose configuration names it. More can be added to `context.language_models` while it serves.
         settings: Limits and switches.
         models: The classic models, whose registry stays the caller's to close; None for none.
     """
-    context = ServerContext(engine, settings or ServerSettings(), Metrics(engine), models)
+    metrics = Metrics()
+    language_models = LanguageModels(metrics)
+    named = engines if isinstance(engines, Mapping) else {engines.config.model_name: engines}
+    for name, engine in named.items():
+        language_models.add(name, engine)
+    context = ServerContext(ServerState(settings or ServerSettings(), metrics, language_models, models))
     app = FastAPI(
         title="quire",
         version=__version__,

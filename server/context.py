@@ -18,6 +18,7 @@ from .settings import ServerSettings
 if TYPE_CHECKING:
     from ..engine.async_engine import AsyncEngine
     from ..engine.data_plane import DataPlane
+    from .language_models import LanguageModel, LanguageModels
     from .metrics import Metrics
 
 T = TypeVar("T")
@@ -32,12 +33,12 @@ def no_models() -> DataPlane:
 
 
 @dataclass(slots=True)
-class ServerContext:
-    """One server's engine and state. Owned by the app, changed by the gate and by the drain."""
+class ServerState:
+    """What all models of one server share. Owned by the app, changed by the gate and by the drain."""
 
-    engine: AsyncEngine
     settings: ServerSettings
     metrics: Metrics
+    language_models: LanguageModels
     classic: DataPlane | None = None  # the classic models, where there are any
     created: int = field(default_factory=lambda: int(time.time()))
     draining: bool = False
@@ -46,17 +47,122 @@ class ServerContext:
     num_body_bytes: int = 0  # in bodies that are being read or parsed
     paths: PathRules = field(default_factory=PathRules)
 
+
+class ServerContext:
+    """The server as a handler sees it, with the language model that it is about.
+
+    The one that routes are made with is about the default model, whichever that is; `serving` gives the one
+    for a request that names a model.
+
+    Args:
+        state: What is shared.
+        model: The language model; None for the default one.
+    """
+
+    __slots__ = ("_model", "state")
+
+    def __init__(self, state: ServerState, model: LanguageModel | None = None) -> None:
+        self.state = state
+        self._model = model
+
+    async def serving(self, name: str | None, record: RequestRecord) -> ServerContext:
+        """The context for a request to a language model, which stays loaded until the request is over.
+
+        Args:
+            name: As the client wrote it; None for the default model. No path is ever made of it.
+            record: The request's.
+
+        Raises:
+            NotFound: There is no such model.
+            Unavailable: It is not loaded, and cannot be.
+        """
+        model = await self.language_models.find(name)
+        model.enter()
+        record.model = model.name
+        record.at_end.append(model.leave)
+        return ServerContext(self.state, model)
+
+    def about(self, model: LanguageModel) -> ServerContext:
+        """The context of a model, for those who only look at it."""
+        return ServerContext(self.state, model)
+
     @property
-    def models(self) -> DataPlane:
-        """The classic models."""
-        if self.classic is None:
-            self.classic = no_models()
-        return self.classic
+    def model(self) -> LanguageModel:
+        """The language model. Raises `NotFound` if the server has none."""
+        return self._model or self.language_models.get(None)
+
+    @property
+    def engine(self) -> AsyncEngine:
+        """The language model's engine."""
+        return self.model.engine
 
     @property
     def model_name(self) -> str:
         """The name that clients use."""
-        return self.engine.config.model_name
+        return self.model.name
+
+    @property
+    def language_models(self) -> LanguageModels:
+        """All language models."""
+        return self.state.language_models
+
+    @property
+    def models(self) -> DataPlane:
+        """The classic models."""
+        if self.state.classic is None:
+            self.state.classic = no_models()
+        return self.state.classic
+
+    @property
+    def settings(self) -> ServerSettings:
+        """Limits and switches."""
+        return self.state.settings
+
+    @property
+    def metrics(self) -> Metrics:
+        """The server's metrics."""
+        return self.state.metrics
+
+    @property
+    def paths(self) -> PathRules:
+        """What dialects say of their paths."""
+        return self.state.paths
+
+    @property
+    def limits(self) -> RateLimits:
+        """The books of all API keys."""
+        return self.state.limits
+
+    @limits.setter
+    def limits(self, limits: RateLimits) -> None:
+        self.state.limits = limits
+
+    @property
+    def draining(self) -> bool:
+        """Whether the server is ending, and takes no new requests."""
+        return self.state.draining
+
+    @draining.setter
+    def draining(self, draining: bool) -> None:
+        self.state.draining = draining
+
+    @property
+    def num_in_flight(self) -> int:
+        """Requests to anything but the probes."""
+        return self.state.num_in_flight
+
+    @num_in_flight.setter
+    def num_in_flight(self, number: int) -> None:
+        self.state.num_in_flight = number
+
+    @property
+    def num_body_bytes(self) -> int:
+        """Bytes in bodies that are being read or parsed."""
+        return self.state.num_body_bytes
+
+    @num_body_bytes.setter
+    def num_body_bytes(self, number: int) -> None:
+        self.state.num_body_bytes = number
 
     async def offload(self, num_bytes: int, work: Callable[[], T]) -> T:
         """The result of `work`, which runs in a thread if it has more than a little to do."""
@@ -77,6 +183,8 @@ class RequestRecord:
         key_digest: Names the API key without revealing it; separates the prefix caches of keys.
         write_error: Writes an error in the form of the path's dialect.
         limits: The books of its API key, if the request counts there.
+        model: The model that it is for, once that is known.
+        at_end: Called by `end`, for whoever holds something for the request.
     """
 
     request_id: str
@@ -84,6 +192,8 @@ class RequestRecord:
     key: ApiKey | None = None
     key_digest: str | None = None
     limits: KeyLimits | None = None
+    model: str | None = None
+    at_end: list[Callable[[], None]] = field(default_factory=list[Callable[[], None]])
     started: float = field(default_factory=time.perf_counter)
     status: int = 0
     num_prompt_tokens: int = 0
@@ -94,3 +204,8 @@ class RequestRecord:
     tags: dict[str, str] = field(default_factory=dict[str, str])
     error: Exception | None = None
     write_error: ErrorWriter = write_error
+
+    def end(self) -> None:
+        """The request is over, however it ended; whoever let it in calls this once."""
+        while self.at_end:
+            self.at_end.pop()()

@@ -22,13 +22,12 @@ FAMILIES = (
 class DeviceCollector(Collector):
     """All GPUs of the machine, asked at each scrape. `find` says whether there are any."""
 
-    def __init__(self, nvml: Any, model_name: str) -> None:
+    def __init__(self, nvml: Any) -> None:
         self._nvml = nvml
-        self._model_name = model_name
         self._handles = [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(nvml.nvmlDeviceGetCount())]
 
     @classmethod
-    def find(cls, model_name: str) -> DeviceCollector | None:
+    def find(cls) -> DeviceCollector | None:
         """A collector, or None without the package nvidia-ml-py, a driver, or a GPU."""
         try:
             nvml = importlib.import_module("pynvml")
@@ -36,7 +35,7 @@ class DeviceCollector(Collector):
             return None
         try:
             nvml.nvmlInit()
-            collector = cls(nvml, model_name)
+            collector = cls(nvml)
         except nvml.NVMLError as error:
             logger.info("no figures of GPUs in the metrics: %s", error)
             return None
@@ -44,12 +43,9 @@ class DeviceCollector(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """The families; a GPU that does not tell a figure is left out of that family."""
-        gauges = [
-            GaugeMetricFamily(f"quire:{suffix}", text, labels=["model_name", "device"])
-            for suffix, text in FAMILIES
-        ]
+        gauges = [GaugeMetricFamily(f"quire:{suffix}", text, labels=["device"]) for suffix, text in FAMILIES]
         for index, handle in enumerate(self._handles):
-            label = [self._model_name, str(index)]
+            label = [str(index)]
             try:
                 memory = self._nvml.nvmlDeviceGetMemoryInfo(handle)
                 gauges[1].add_metric(label, memory.used)

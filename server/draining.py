@@ -74,5 +74,5 @@ class DrainingServer(uvicorn.Server):
         if now < self._deadline:
             return False
         logger.warning("%d requests did not end in time and get an error", context.num_in_flight)
-        await context.engine.shutdown()
+        await asyncio.gather(*(model.engine.shutdown() for model in context.language_models))
         return True

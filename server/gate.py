@@ -70,11 +70,13 @@ class RequestGate:
             self.context.num_in_flight -= counted
             if entered:
                 entered.leave()
+            record.end()
             self.context.metrics.observe_http(
                 scope["method"],
                 getattr(scope.get("route"), "path", None),
                 record.status,
                 time.perf_counter() - record.started,
+                record.model,
             )
             _log(scope, record, routine=not counted)
 
@@ -182,6 +184,8 @@ def _log(scope: Scope, record: RequestRecord, *, routine: bool) -> None:
         line += f" request_id={json.dumps(record.request_id)}"
     if record.key is not None:
         line += f" key={json.dumps(record.key.name)}"
+    if record.model is not None:
+        line += f" model={json.dumps(record.model)}"
     if record.user is not None:
         line += f" user={json.dumps(record.user)}"
     if record.tags:

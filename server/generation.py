@@ -109,10 +109,10 @@ async def _run(context: ServerContext, record: RequestRecord, job: Job) -> Async
                 if not started[index]:
                     record.num_prompt_tokens += len(output.prompt_token_ids)
                     record.num_cached_tokens += output.num_cached_tokens
-                    context.metrics.recent_first_token.add(now - last[index])
+                    context.model.metrics.recent_first_token.add(now - last[index])
                 elif num_new:
                     # The choices of a request run side by side: each of them waited since the last delta.
-                    context.metrics.observe_next_token(now - last[index])
+                    context.model.metrics.observe_next_token(now - last[index])
                 started[index] = True
                 last[index] = now
                 if any(choice.finish_reason in ("abort", "error") for choice in output.outputs):

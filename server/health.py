@@ -38,19 +38,19 @@ def health_routes(context: ServerContext) -> APIRouter:
     router = APIRouter(tags=["operation"])
     context.paths.add_admin("POST /reset_prefix_cache")
 
-    @router.get("/health", **describe("Live: the engine steps, or restarts", answer=Status, errors=(503,)))
+    @router.get("/health", **describe("Live: every engine steps, or restarts", answer=Status, errors=(503,)))
     @router.get("/ping", **describe("The same as /health", answer=Status, errors=(503,)))
     async def health() -> Response:
-        if not context.engine.is_alive:
-            raise Unavailable("the engine does not respond", code="engine_not_alive")
+        if dead := [model.name for model in context.language_models if not model.engine.is_alive]:
+            raise Unavailable(f"the engine does not respond: {', '.join(dead)}", code="engine_not_alive")
         return Response(_OK, media_type="application/json")
 
     @router.get("/ready", **describe("Ready: requests are taken", answer=Status, errors=(503,)))
     async def ready() -> Response:
         if context.draining:
             raise Draining("the server is shutting down", code="draining")
-        if not context.engine.is_ready:
-            raise Unavailable("the engine is not ready", code="engine_not_ready")
+        if waiting := [model.name for model in context.language_models if not model.engine.is_ready]:
+            raise Unavailable(f"the engine is not ready: {', '.join(waiting)}", code="engine_not_ready")
         return Response(_OK, media_type="application/json")
 
     @router.get("/version", **describe("quire's version", answer=Version))
@@ -68,7 +68,8 @@ def health_routes(context: ServerContext) -> APIRouter:
         ),
     )
     async def reset_prefix_cache() -> Response:
-        await context.engine.reset_prefix_cache()
+        for model in context.language_models:
+            await model.engine.reset_prefix_cache()
         return Response(_OK, media_type="application/json")
 
     _ = (health, ready, version, metrics, reset_prefix_cache)

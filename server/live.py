@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator
 import msgspec
 from fastapi import APIRouter
 from sse_starlette.sse import EventSourceResponse, SendTimeoutError
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -82,16 +83,17 @@ def live_routes(context: ServerContext) -> APIRouter:
     @router.get(
         "/engine/live",
         **describe(
-            "Server-sent events: what the engine does, page by page",
+            "Server-sent events: what the engine does, page by page; `?model=` says whose",
             answer=LiveState,
-            errors=(429,),
+            errors=(404, 429),
             streams=True,
         ),
     )
-    async def live() -> Response:
-        if context.engine.block_map.num_watchers >= MOST_WATCHERS:
+    async def live(request: Request) -> Response:
+        model = context.language_models.get(request.query_params.get("model"))
+        if model.engine.block_map.num_watchers >= MOST_WATCHERS:
             raise TooManyWatchers
-        return LiveStream(context)
+        return LiveStream(context.about(model))
 
     _ = live
     return router
@@ -116,14 +118,14 @@ class LiveStream(EventSourceResponse):
 
     async def _events(self) -> AsyncGenerator[bytes, None]:
         assert self._watcher is not None
-        while not self._context.draining:
+        while not (self._context.draining or self._context.engine.is_closed):
             yield event(msgspec.json.encode(live_state(self._context, self._watcher)))
             await asyncio.sleep(LIVE_SECONDS)
 
 
 def live_state(context: ServerContext, watcher: BlockWatcher) -> LiveState:
     """This moment's state, with the pages that the watcher has not seen."""
-    engine, stats, metrics = context.engine, context.engine.stats, context.metrics
+    engine, stats, metrics = context.engine, context.engine.stats, context.model.metrics
     return LiveState(
         time=time.monotonic(),
         model=context.model_name,

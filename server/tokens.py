@@ -6,7 +6,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from .context import ServerContext
+from .context import RequestRecord, ServerContext
 from .dialects import guarded
 from .json_body import read_object
 from .llama_cpp import tokens as llama_cpp
@@ -34,18 +34,20 @@ def token_routes(context: ServerContext) -> APIRouter:
     )
     async def tokenize(request: Request) -> Response:
         value = await read_object(context, request)
+        record: RequestRecord = request.state.record
         if "inputs" in value:
-            return await guarded(request, tgi.tokenize(context, value), tgi_failure)
+            return await guarded(request, tgi.tokenize(context, record, value), tgi_failure)
         if "content" in value:
-            return await guarded(request, llama_cpp.tokenize(context, value), llama_cpp_failure)
-        return await openai.tokenize(context, value)
+            return await guarded(request, llama_cpp.tokenize(context, record, value), llama_cpp_failure)
+        return await openai.tokenize(context, record, value)
 
     @router.post(
         "/detokenize",
         **describe("Tokens to text", answer=openai.DetokenizeResponse, body=openai.DetokenizeRequest),
     )
     async def detokenize(request: Request) -> Response:
-        return await openai.detokenize(context, await read_object(context, request))
+        value = await read_object(context, request)
+        return await openai.detokenize(context, request.state.record, value)
 
     _ = (tokenize, detokenize)
     return router

@@ -64,6 +64,7 @@ async def create_message(context: ServerContext, request: Request) -> Response:
     conversation.temperature = body.temperature
     conversation.top_k, conversation.top_p = body.top_k, body.top_p
     conversation.user = None if body.metadata is None else body.metadata.user_id
+    context = await context.serving(body.model, request.state.record)
     chat = await _make_chat(context, request, body, conversation)
     turn = chat.turn(context.engine.tokenizer)
     answer = MessageAnswer(
@@ -90,6 +91,7 @@ async def count_tokens(context: ServerContext, request: Request) -> Response:
     """Counts the tokens of a conversation, as `create_message` would see it."""
     body = await read_message(context, request, CountTokensRequest, unsupported=UNSUPPORTED_IN_COUNT)
     conversation = read_conversation(body)
+    context = await context.serving(body.model, request.state.record)
     chat = await _make_chat(context, request, body, conversation)
     return Response(msgspec.json.encode(TokenCount(len(chat.job.prompts[0]))), media_type="application/json")
 
@@ -98,7 +100,7 @@ async def _make_chat(
     context: ServerContext, request: Request, body: CountTokensRequest, conversation: ChatCompletionRequest
 ) -> Chat:
     """Reads a conversation. Raises `InvalidRequest`, also if the model cannot be kept from thinking."""
-    check_common(context, request, conversation)
+    check_common(request, conversation)
     known = (
         context.engine.chat_template.variables(with_tools=bool(conversation.tools)) if body.thinking else ()
     )

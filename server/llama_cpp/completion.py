@@ -16,7 +16,6 @@ from ..context import RequestRecord, ServerContext
 from ..generation import DeltaStream, Job, collect, encode, run, while_connected
 from ..json_body import read_message
 from ..openai.common import LOWEST_LOGPROB, answer_bytes
-from ..openai.models import check_model
 from ..sse import StreamStyle, event, open_stream
 from ..stopwatch import Stopwatch
 from .failures import failure
@@ -37,8 +36,8 @@ STYLE = StreamStyle(failure=lambda error: event(failure(error)), end=b"")
 async def complete(context: ServerContext, request: Request) -> Response:
     """Answers one request, streamed or whole."""
     body = await read_message(context, request, LlamaCompletionRequest, unsupported=UNSUPPORTED)
-    check_model(context, body.model)
     record: RequestRecord = request.state.record
+    context = await context.serving(body.model, record)
     tokens = await _prompt(context, body)
     params = sampling_params(context, body, len(tokens))
     # Nobody else has this salt: nothing that is cached is found.

@@ -15,7 +15,6 @@ from ..context import ServerContext
 from ..dialects import guarded
 from ..json_body import read_message
 from ..openai.chat_prompt import render_prompt
-from ..openai.models import check_model
 from ..openai.protocol import UNSUPPORTED_IN_CHAT, ChatCompletionRequest
 from ..openai.tools import read_tools
 from ..openapi import describe
@@ -116,7 +115,7 @@ def _describe(
 
 async def _apply_template(context: ServerContext, request: Request) -> Response:
     body = await read_message(context, request, ChatCompletionRequest, unsupported=UNSUPPORTED_IN_CHAT)
-    check_model(context, body.model)
+    context = await context.serving(body.model, request.state.record)
     prompt = await render_prompt(context, body, read_tools(body))
     return Response(msgspec.json.encode(LlamaPrompt(prompt.text)), media_type="application/json")
 

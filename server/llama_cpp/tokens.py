@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 from starlette.responses import Response
 
-from ..context import ServerContext
+from ..context import RequestRecord, ServerContext
 from ..generation import encode
 from ..json_body import convert
 from .protocol import LlamaPiece, LlamaTokenizeRequest, LlamaTokens
@@ -14,9 +14,10 @@ from .protocol import LlamaPiece, LlamaTokenizeRequest, LlamaTokens
 UNSUPPORTED: dict[str, tuple[object, ...]] = {"parse_special": (True,)}
 
 
-async def tokenize(context: ServerContext, value: dict[str, object]) -> Response:
+async def tokenize(context: ServerContext, record: RequestRecord, value: dict[str, object]) -> Response:
     """The tokens of a text."""
     body = convert(value, LlamaTokenizeRequest, UNSUPPORTED)
+    context = await context.serving(None, record)
     (tokens,) = await encode(context, [body.content], add_special_tokens=body.add_special is True)
 
     def write() -> bytes:

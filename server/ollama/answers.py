@@ -21,7 +21,7 @@ from ..openai.logprobs import Spelling
 from ..stopwatch import Stopwatch
 from ..tool_parsers.base import CallArguments, CallStart, Content, Event, Reasoning
 from .options import check_keep_alive
-from .prompts import Plan, check_name, plan_chat, plan_generate
+from .prompts import Plan, plan_chat, plan_generate, serving
 from .protocol import (
     UNSUPPORTED_IN_CHAT,
     UNSUPPORTED_IN_GENERATE,
@@ -42,7 +42,7 @@ Route = Literal["generate", "chat"]
 async def chat(context: ServerContext, request: Request) -> Response:
     """`/api/chat`: the model's next turn in a conversation."""
     body = await read_message(context, request, OllamaChatRequest, unsupported=UNSUPPORTED_IN_CHAT)
-    check_name(context, body.model)
+    context = await serving(context, body.model, request.state.record)
     if not body.messages:
         return _loaded(body, "chat")
     return await _answer(context, request, body, await plan_chat(context, request, body), "chat")
@@ -51,7 +51,7 @@ async def chat(context: ServerContext, request: Request) -> Response:
 async def generate(context: ServerContext, request: Request) -> Response:
     """`/api/generate`: an answer to a prompt, or its continuation."""
     body = await read_message(context, request, OllamaGenerateRequest, unsupported=UNSUPPORTED_IN_GENERATE)
-    check_name(context, body.model)
+    context = await serving(context, body.model, request.state.record)
     if not body.prompt:
         return _loaded(body, "generate")
     return await _answer(context, request, body, await plan_generate(context, request, body), "generate")

@@ -12,7 +12,7 @@ from ..context import ServerContext
 from ..json_body import read_message
 from .answers import timestamp
 from .options import can_think
-from .prompts import check_name, tagged
+from .prompts import find, tagged
 from .protocol import (
     UNSUPPORTED_IN_SHOW,
     OllamaDetails,
@@ -26,15 +26,19 @@ NEVER = "9999-12-31T23:59:59Z"
 
 
 def list_models(context: ServerContext, *, loaded: bool) -> Response:
-    """`/api/tags` and, with what is known of loaded models, `/api/ps`: in both the one that is served."""
+    """`/api/tags` and, with what is known of loaded models, `/api/ps`: in both those that are served."""
+    return _json(OllamaModels([_listed(context.about(model), loaded) for model in context.language_models]))
+
+
+def _listed(context: ServerContext, loaded: bool) -> OllamaModel:
     name = tagged(context.model_name)
     model = OllamaModel(
-        name=name, model=name, modified_at=timestamp(context.created), details=_details(context)
+        name=name, model=name, modified_at=timestamp(context.model.created), details=_details(context)
     )
     if loaded:
         model.expires_at = NEVER
         model.context_length = context.engine.max_model_len
-    return _json(OllamaModels([model]))
+    return model
 
 
 async def show(context: ServerContext, request: Request) -> Response:
@@ -43,7 +47,7 @@ async def show(context: ServerContext, request: Request) -> Response:
     name = body.model or body.name
     if not name:
         raise InvalidRequest("model is required", param="model", code="missing_parameter")
-    check_name(context, name)
+    context = find(context, name)
     engine = context.engine
     generation = engine.model_config.generation
     recommended = {
@@ -60,7 +64,7 @@ async def show(context: ServerContext, request: Request) -> Response:
         details=_details(context),
         model_info=_model_info(context),
         capabilities=_capabilities(context),
-        modified_at=timestamp(context.created),
+        modified_at=timestamp(context.model.created),
     )
     return _json(answer)
 

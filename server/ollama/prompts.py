@@ -11,11 +11,10 @@ from starlette.requests import Request
 
 from ...errors import InvalidRequest
 from ..answers import AnswerFormat, ModelFormat
-from ..context import ServerContext
+from ..context import RequestRecord, ServerContext
 from ..generation import Job, encode
 from ..openai.chat import prepare_chat
 from ..openai.message_protocol import FunctionCall, Message, Tool, ToolCall
-from ..openai.models import check_model
 from ..openai.params import or_default, sampling_params
 from ..openai.protocol import ChatCompletionRequest
 from .options import Options, check_keep_alive, max_tokens, read_options, sampling_fields, set_thinking
@@ -39,10 +38,19 @@ class Plan:
     keeps_context: bool = False
 
 
-def check_name(context: ServerContext, name: str) -> None:
-    """Raises `NotFound` unless it is the model's name, which clients also write with a tag."""
-    own = context.model_name
-    check_model(context, own if name == tagged(own) else name)
+async def serving(context: ServerContext, name: str, record: RequestRecord) -> ServerContext:
+    """As `context.serving`, for names that clients also write with a tag."""
+    return await context.serving(_untagged(context, name), record)
+
+
+def find(context: ServerContext, name: str) -> ServerContext:
+    """The context of a model that is only looked at. Raises `NotFound`."""
+    return context.about(context.language_models.get(_untagged(context, name)))
+
+
+def _untagged(context: ServerContext, name: str) -> str:
+    own = (model.name for model in context.language_models)
+    return next((each for each in own if name == tagged(each)), name)
 
 
 def tagged(name: str) -> str:

@@ -12,7 +12,6 @@ from ...engine.outputs import CompletionOutput, RequestOutput, TokenLogprobs
 from ...errors import InvalidRequest
 from ..context import RequestRecord, ServerContext
 from ..gate import check_request_id
-from .models import check_model
 from .protocol import (
     CompletionTokensDetails,
     PromptLogprob,
@@ -49,10 +48,9 @@ def finish_reason(part: CompletionOutput) -> Literal["stop", "length"] | None:
     return reason if reason == "stop" or reason == "length" else None
 
 
-def check_common(context: ServerContext, request: Request, body: SamplingFields) -> None:
+def check_common(request: Request, body: SamplingFields) -> None:
     """Checks the fields that are no sampling parameters, and notes the caller's labels."""
     record: RequestRecord = request.state.record
-    check_model(context, body.model)
     if body.stream_options is not None and not body.stream:
         raise InvalidRequest("stream_options needs stream: true", param="stream_options")
     options = body.stream_options

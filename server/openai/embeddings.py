@@ -93,6 +93,7 @@ def embedding_routes(context: ServerContext) -> APIRouter:
 
 
 async def _create(context: ServerContext, request: Request, body: EmbeddingRequest) -> Response:
+    context = await context.serving(body.model, request.state.record)
     context.engine.pooling.check_dimensions(body.dimensions)
     prompts = split_prompts(body.input, context.settings.max_prompts)
     vectors = await embed(context, request, body, prompts, body.dimensions)
@@ -133,7 +134,7 @@ async def embed(
         priority=body.priority,
         request_id=body.request_id,
     )
-    check_common(context, request, fields)
+    check_common(request, fields)
     record: RequestRecord = request.state.record
     pooling = context.engine.pooling
     texts = [prompt for prompt in prompts if isinstance(prompt, str)]

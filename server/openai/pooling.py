@@ -66,6 +66,7 @@ def pooling_routes(context: ServerContext) -> APIRouter:
 
 async def _pool(context: ServerContext, request: Request, body: PoolingRequest) -> Response:
     record: RequestRecord = request.state.record
+    context = await context.serving(body.model, record)
     context.engine.pooling.check_dimensions(body.dimensions)
     prompts = split_prompts(body.input, context.settings.max_prompts)
     vectors = await embed(

@@ -103,6 +103,7 @@ def score_routes(context: ServerContext) -> APIRouter:
 
 async def _score(context: ServerContext, request: Request, body: ScoreRequest) -> ScoreList:
     record: RequestRecord = request.state.record
+    context = await context.serving(body.model, record)
     left, right = ([texts] if isinstance(texts, str) else texts for texts in (body.text_1, body.text_2))
     pairs = pair_up(len(left), len(right), ("text_1", "text_2"))
     scores = await _compare(context, request, body, [*left, *right], [(i, len(left) + j) for i, j in pairs])
@@ -117,6 +118,7 @@ async def _score(context: ServerContext, request: Request, body: ScoreRequest) -
 
 async def _rerank(context: ServerContext, request: Request, body: RerankRequest) -> Ranking:
     record: RequestRecord = request.state.record
+    context = await context.serving(body.model, record)
     texts = [each if isinstance(each, str) else each.text for each in body.documents]
     if not texts:
         raise InvalidRequest("documents must not be empty", param="documents")

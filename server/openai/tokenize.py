@@ -8,11 +8,10 @@ import msgspec
 from starlette.responses import Response
 
 from ...errors import InvalidRequest
-from ..context import ServerContext
+from ..context import RequestRecord, ServerContext
 from ..json_body import convert
 from .chat_prompt import render_prompt
 from .message_protocol import Message, Tool
-from .models import check_model
 from .protocol import ChatCompletionRequest
 from .tools import read_tools
 
@@ -65,10 +64,10 @@ TYPES = (DetokenizeRequest, DetokenizeResponse, TokenizeRequest, TokenizeRespons
 """What the OpenAPI document defines."""
 
 
-async def tokenize(context: ServerContext, value: dict[str, object]) -> Response:
+async def tokenize(context: ServerContext, record: RequestRecord, value: dict[str, object]) -> Response:
     """The tokens of a prompt, or of a conversation."""
     body = convert(value, TokenizeRequest, UNSUPPORTED)
-    check_model(context, body.model)
+    context = await context.serving(body.model, record)
     tokens = await _tokens(context, body)
 
     def write() -> bytes:
@@ -82,10 +81,10 @@ async def tokenize(context: ServerContext, value: dict[str, object]) -> Response
     return Response(await context.offload(8 * len(tokens), write), media_type="application/json")
 
 
-async def detokenize(context: ServerContext, value: dict[str, object]) -> Response:
+async def detokenize(context: ServerContext, record: RequestRecord, value: dict[str, object]) -> Response:
     """The text of tokens."""
     body = convert(value, DetokenizeRequest, {})
-    check_model(context, body.model)
+    context = await context.serving(body.model, record)
     vocab_size = context.engine.model_config.vocab_size
 
     def write() -> bytes:

@@ -74,14 +74,15 @@ class Responses:
             raise InvalidRequest("background needs store: true", param="background")
         messages = [*self._history(body.previous_response_id), *read_input(body.input)]
         chat = _chat(body, messages)
-        check_common(self._context, request, chat)
+        context = await self._context.serving(body.model, record)
+        check_common(request, chat)
         check_metadata(record, body.metadata, body.safety_identifier)
-        asked = await prepare_chat(self._context, request, chat)
+        asked = await prepare_chat(context, request, chat)
         job = asked.job
-        answer = Answer(self._context, record, body, job, asked.turn(self._context.engine.tokenizer))
+        answer = Answer(context, record, body, job, asked.turn(context.engine.tokenizer))
         stored = StoredResponse(answer.response, messages)
         if body.background:
-            self._start(stored, answer, record, asked)
+            self._start(context, stored, answer, record, asked)
             return _json(answer.encode())
 
         def finished() -> None:
@@ -89,10 +90,10 @@ class Responses:
                 self.store.add(stored)
 
         if body.stream:
-            deltas = DeltaStream(run(self._context, record, job))
+            deltas = DeltaStream(run(context, record, job))
             style = StreamStyle(failure=answer.failure_event, end=b"")
-            return await open_stream(self._context, request, deltas, answer.events(deltas, finished), style)
-        ((_, output),) = await while_connected(request.receive, collect(run(self._context, record, job)))
+            return await open_stream(context, request, deltas, answer.events(deltas, finished), style)
+        ((_, output),) = await while_connected(request.receive, collect(run(context, record, job)))
         await self._finish(answer, output, asked)
         finished()
         return _json(answer.encode())
@@ -141,22 +142,37 @@ class Responses:
             )
         return stored.conversation()
 
-    def _start(self, stored: StoredResponse, answer: Answer, record: RequestRecord, asked: Chat) -> None:
+    def _start(
+        self,
+        context: ServerContext,
+        stored: StoredResponse,
+        answer: Answer,
+        record: RequestRecord,
+        asked: Chat,
+    ) -> None:
         """Makes an answer in the background; the server's end waits for it as for any request."""
         self.store.add(stored)
-        context = self._context
         context.num_in_flight += 1
-        stored.task = asyncio.create_task(self._work(stored, answer, record, asked))
+        context.model.enter()
+        stored.task = asyncio.create_task(self._work(context, stored, answer, record, asked))
 
         def ended(_: object) -> None:
             context.num_in_flight -= 1
+            context.model.leave()
 
         stored.task.add_done_callback(ended)
 
-    async def _work(self, stored: StoredResponse, answer: Answer, record: RequestRecord, asked: Chat) -> None:
+    async def _work(
+        self,
+        context: ServerContext,
+        stored: StoredResponse,
+        answer: Answer,
+        record: RequestRecord,
+        asked: Chat,
+    ) -> None:
         answer.response.status = "in_progress"
         try:
-            ((_, output),) = await collect(run(self._context, record, asked.job))
+            ((_, output),) = await collect(run(context, record, asked.job))
             await self._finish(answer, output, asked)
         except Exception as error:
             # Nobody waits for it here: who asks for the response learns of it.

@@ -58,11 +58,12 @@ async def generate(
         )
     parameters = convert(dict(body.parameters or {}), TgiParameters, UNSUPPORTED)
     params = sampling_params(parameters, streams=streamed)
+    record: RequestRecord = request.state.record
+    context = await context.serving(None, record)
     tokens = await _prompt(context, body, parameters)
     params = fitted(params, parameters, len(tokens), context.engine.max_model_len)
     job = Job(prompts=[tokens], params=[params])
     writer = _Writer(context.engine.tokenizer, body, parameters, job)
-    record: RequestRecord = request.state.record
     if streamed:
         deltas = DeltaStream(run(context, record, job))
         return await open_stream(context, request, deltas, _events(writer, deltas), STYLE)

@@ -16,7 +16,6 @@ from ..dialects import guarded
 from ..generation import encode
 from ..json_body import read_message
 from ..openai.chat_prompt import render_prompt
-from ..openai.models import check_model
 from ..openai.protocol import UNSUPPORTED_IN_CHAT, ChatCompletionRequest
 from ..openai.tools import read_tools
 from ..openapi import describe
@@ -108,8 +107,8 @@ def _info(context: ServerContext) -> TgiInfo:
 
 async def _chat_tokenize(context: ServerContext, request: Request) -> Response:
     body = await read_message(context, request, ChatCompletionRequest, unsupported=UNSUPPORTED_IN_CHAT)
-    if body.model != MODEL:
-        check_model(context, body.model)
+    name = None if body.model == MODEL else body.model
+    context = await context.serving(name, request.state.record)
     prompt = await render_prompt(context, body, read_tools(body))
     (tokens,) = await encode(context, [prompt.text], add_special_tokens=body.add_special_tokens is True)
 

@@ -8,15 +8,16 @@ import msgspec
 from starlette.responses import Response
 
 from ...models.tokenizer import Tokenizer
-from ..context import ServerContext
+from ..context import RequestRecord, ServerContext
 from ..generation import encode
 from ..json_body import convert
 from .protocol import TgiPlacedToken, TgiTokenizeRequest
 
 
-async def tokenize(context: ServerContext, value: dict[str, object]) -> Response:
+async def tokenize(context: ServerContext, record: RequestRecord, value: dict[str, object]) -> Response:
     """`/tokenize` for a body with `inputs`."""
     body = convert(value, TgiTokenizeRequest, {})
+    context = await context.serving(None, record)
     (tokens,) = await encode(context, [body.inputs], add_special_tokens=body.add_special_tokens is not False)
 
     def write() -> bytes:

@@ -70,8 +70,9 @@ class FakeEngine:
         template: str = TEMPLATE,
         special_tokens: Sequence[str] = (),
         script: Sequence[str] = (),
+        name: str = "fake",
     ) -> None:
-        self.config = EngineConfig(model="fake", max_model_len=max_model_len)
+        self.config = EngineConfig(model=name, max_model_len=max_model_len)
         self.max_model_len = max_model_len
         self.answer_tokens = answer_tokens
         self.tokenizer = byte_tokenizer(special_tokens)
@@ -100,7 +101,7 @@ class FakeEngine:
         self.tenants: list[tuple[str, float]] = []
         self._ids = itertools.count()
         self._listeners: list[StatsListener] = []
-        self._is_shut_down = False
+        self.is_closed = False
 
     def add_stats_listener(self, listener: StatsListener) -> None:
         self._listeners.append(listener)
@@ -111,7 +112,7 @@ class FakeEngine:
             self.block_map.update([(0, b"f" * self.stats.num_blocks)], is_whole=True)
 
     async def shutdown(self) -> None:
-        self._is_shut_down = True
+        self.is_closed = True
         self.going.set()
         await self.close_grammars()
 
@@ -162,7 +163,7 @@ class FakeEngine:
                     raise self.fail_after[1]
                 await asyncio.sleep(self.step_seconds)
                 await self.going.wait()
-                if self._is_shut_down:
+                if self.is_closed:
                     raise EngineDied("the server is shutting down")
                 deltas = [
                     self._delta(name, choice, step, prompt_token_ids, params)

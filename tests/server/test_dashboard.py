@@ -123,18 +123,18 @@ def test_legends_and_summaries_name_labels_that_are_kept() -> None:
 async def test_gpus_are_in_the_metrics_where_there_are_any(nvml: FakeNvml) -> None:
     async with serve_in_process() as served:
         text = (await served.client.get("/metrics")).text
-    assert 'quire:device_utilization_perc{device="0",model_name="fake"} 0.4\n' in text
+    assert 'quire:device_utilization_perc{device="0"} 0.4\n' in text
     assert 'quire:device_utilization_perc{device="1"' not in text
-    assert 'quire:device_memory_used_bytes{device="1",model_name="fake"} 1001.0\n' in text
+    assert 'quire:device_memory_used_bytes{device="1"} 1001.0\n' in text
 
 
 def test_without_the_package_or_a_driver_there_are_no_gpus(
     nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nvml.broken = True
-    assert DeviceCollector.find("m") is None
+    assert DeviceCollector.find() is None
     monkeypatch.setitem(sys.modules, "pynvml", None)
-    assert DeviceCollector.find("m") is None
+    assert DeviceCollector.find() is None
 
 
 async def test_http_requests_by_route_and_never_by_what_clients_invent(served: Served) -> None:

@@ -71,8 +71,8 @@ async def samples(served: Served) -> dict[str, float]:
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
             labels = {**sample.labels}
-            if sample.name.startswith("quire:"):
-                assert labels.pop("model_name") == "fake"
+            if sample.name.startswith(("quire:", "quire_engine_")):
+                assert labels.pop("model_name", "fake") == "fake"
             key = sample.name + "".join(f"|{value}" for value in labels.values())
             found[key] = sample.value
     return found
