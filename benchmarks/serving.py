@@ -120,7 +120,8 @@ def main() -> None:
         shares.append(rate / offline_rate)
         print(
             f"{offline_rate:14.1f}{rate:12.1f}{shares[-1]:8.1%}{itl['p50']:12.1f}{itl['p99']:8.1f}"
-            f"{itl['p99'] / itl['p50']:7.2f}   CPU: server {server_seconds:.1f} s, engine {engine_seconds:.1f} s"
+            f"{itl['p99'] / itl['p50']:7.2f}"
+            f"   CPU: server {server_seconds:.1f} s, engine {engine_seconds:.1f} s"
         )
     print(f"the server keeps {statistics.median(shares):.1%} of the engine's tokens per second")
 

@@ -141,6 +141,7 @@ ENGINE = Group(
         "memory_fraction": "Share of the free memory (of a GPU's whole memory) to use.",
         "max_num_seqs": "Requests running at once.",
         "max_num_batched_tokens": "Tokens per step; longer prompts are computed in chunks.",
+        "max_num_prefill_tokens": "Tokens of prompts in steps where others decode; few keep streams even.",
         "enable_prefix_caching": "Reuse the cache blocks of equal prompt prefixes.",
         "num_threads": "CPU threads for the model; by default all cores that it may use.",
         "seed": "Seeds the seeds of requests that bring none.",

@@ -23,7 +23,15 @@ from .engine import Engine
 from .memory import MemoryPlan
 from .model_choice import ModelChoice, check_weights_fit, choose, for_rank, usable_cores
 from .model_runner import ModelRunner
-from .pool import allocate_kv_caches, cache_blocks, plan_memory, pool_budget, step_tokens, to_come
+from .pool import (
+    allocate_kv_caches,
+    cache_blocks,
+    plan_memory,
+    pool_budget,
+    prefill_tokens,
+    step_tokens,
+    to_come,
+)
 from .profile import with_smaller_pools
 from .scheduler import Scheduler
 from .structured import GrammarCompiler
@@ -102,6 +110,7 @@ def _build(
         BlockManager(plan.num_blocks, config.block_size, enable_prefix_caching=config.enable_prefix_caching),
         max_num_seqs=config.max_num_seqs,
         max_num_batched_tokens=num_tokens,
+        max_num_prefill_tokens=prefill_tokens(config, choice),
         max_num_waiting=config.max_num_waiting,
         clock=time.monotonic,
     )

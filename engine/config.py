@@ -41,6 +41,8 @@ class EngineConfig:
             weights are loaded. On a GPU, the share of its memory for weights, activations and pool.
         max_num_seqs: Requests running at once.
         max_num_batched_tokens: Tokens per step; long prompts are computed in chunks of it.
+        max_num_prefill_tokens: Tokens of prompts in a step in which other requests decode (more where more
+            than half as many do); by default 64 on CPUs, so that streams flow evenly, and no limit on GPUs.
         max_num_waiting: Requests waiting at most; more are refused with 429.
         enable_prefix_caching: Reuse the blocks of equal prompt prefixes.
         num_threads: CPU threads for the model, all ranks together; by default all cores that this process
@@ -70,6 +72,7 @@ class EngineConfig:
     memory_fraction: float | None = None
     max_num_seqs: int = 256
     max_num_batched_tokens: int | None = None
+    max_num_prefill_tokens: int | None = None
     max_num_waiting: int = 1024
     enable_prefix_caching: bool = True
     num_threads: int | None = None
@@ -84,6 +87,7 @@ class EngineConfig:
             "num_blocks",
             "max_num_seqs",
             "max_num_batched_tokens",
+            "max_num_prefill_tokens",
             "max_num_waiting",
             "num_threads",
             "tensor_parallel_size",

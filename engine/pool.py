@@ -24,6 +24,7 @@ from .model_choice import ModelChoice
 from .profile import run_largest_step
 
 CPU_BATCHED_TOKENS = 512
+CPU_PREFILL_TOKENS = 64
 GPU_BATCHED_TOKENS = 8192
 
 
@@ -50,6 +51,12 @@ def step_tokens(config: EngineConfig, choice: ModelChoice) -> int:
     """The most tokens of a step."""
     default = CPU_BATCHED_TOKENS if choice.device.type == "cpu" else GPU_BATCHED_TOKENS
     return config.max_num_batched_tokens or default
+
+
+def prefill_tokens(config: EngineConfig, choice: ModelChoice) -> int | None:
+    """The most tokens of prompts in a step in which others decode, or None."""
+    default = CPU_PREFILL_TOKENS if choice.device.type == "cpu" else None
+    return config.max_num_prefill_tokens or default
 
 
 def to_come(config: EngineConfig, choice: ModelChoice, model: CausalLM) -> int:

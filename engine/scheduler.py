@@ -17,6 +17,7 @@ from .headroom import Headroom
 from .in_flight import StepsInFlight, drop_placeholders
 from .outputs import FinishReason
 from .request import FinishedRequest, Request, RequestStatus
+from .step_budget import StepBudget
 from .step_data import ModelRunnerOutput, ScheduledChunk, SchedulerOutput, TokenDelta
 from .waiting_queue import WaitingQueue
 
@@ -41,6 +42,7 @@ class Scheduler:
         block_manager: Owns the cache blocks.
         max_num_seqs: Requests running at once.
         max_num_batched_tokens: Tokens per step.
+        max_num_prefill_tokens: Tokens of prompts in a step in which others decode, as `StepBudget` has it.
         max_num_waiting: Requests waiting at most.
         clock: Seconds, monotonic; injected so that tests can simulate time.
     """
@@ -53,10 +55,11 @@ class Scheduler:
         max_num_batched_tokens: int,
         max_num_waiting: int,
         clock: Callable[[], float],
+        max_num_prefill_tokens: int | None = None,
     ) -> None:
         self.block_manager = block_manager
         self.max_num_seqs = max_num_seqs
-        self.max_num_batched_tokens = max_num_batched_tokens
+        self.budget = StepBudget(max_num_batched_tokens, max_num_prefill_tokens)
         self.max_num_waiting = max_num_waiting
         self.clock = clock
         self.requests: dict[str, Request] = {}
@@ -70,6 +73,11 @@ class Scheduler:
         self._num_turns = 0
         self._released: list[str] = []
         self._finished: list[FinishedRequest] = []
+
+    @property
+    def max_num_batched_tokens(self) -> int:
+        """Tokens of a step."""
+        return self.budget.max_tokens
 
     @property
     def has_unfinished(self) -> bool:
@@ -108,7 +116,7 @@ class Scheduler:
 
     def schedule(self) -> SchedulerOutput:
         """Chooses the next step's work: decoding requests first, then prompts, then new requests."""
-        budget = self.max_num_batched_tokens
+        budget = self.budget.max_tokens
         chunks: dict[str, ScheduledChunk] = {}
         num_preemptions = self.num_preemptions
         behind: list[Request] = []
@@ -137,7 +145,7 @@ class Scheduler:
                 self._admit_waiting(chunks, before=behind[0])
         for request in behind:
             # A preemption since may have taken this one, or freed the budget of a scheduled one.
-            budget = self.max_num_batched_tokens - _num_tokens(chunks)
+            budget = self.budget.left(chunks.values(), request)
             if budget and request.status is RequestStatus.RUNNING:
                 end = min(request.num_tokens, request.num_computed_tokens + budget)
                 if self._make_room(request, end, chunks):
@@ -295,7 +303,7 @@ class Scheduler:
         With `before`, only those whose tenants' turns come before that of this running request.
         """
         manager, shares = self.block_manager, self.waiting.shares
-        budget = self.max_num_batched_tokens - _num_tokens(chunks)
+        budget = self.budget.left(chunks.values())
         if not budget or not self.waiting:
             return
         reserved = self.headroom.reserved(self.running, 1)
@@ -310,7 +318,7 @@ class Scheduler:
                 reserved = self.headroom.reserved(self.running, 1)
             if cached is None:
                 return
-            budget = self.max_num_batched_tokens - _num_tokens(chunks)
+            budget = self.budget.left(chunks.values())
             num_cached = len(cached) * manager.block_size
             end = min(request.num_tokens, num_cached + budget)
             self.waiting.take(request)

@@ -181,6 +181,7 @@ def make_scheduler(
     block_size: int = 4,
     max_num_seqs: int = 16,
     max_num_batched_tokens: int = 64,
+    max_num_prefill_tokens: int | None = None,
     max_num_waiting: int = 1000,
     enable_prefix_caching: bool = True,
     clock: Callable[[], float] | None = None,
@@ -190,6 +191,7 @@ def make_scheduler(
         BlockManager(num_blocks, block_size, enable_prefix_caching=enable_prefix_caching),
         max_num_seqs=max_num_seqs,
         max_num_batched_tokens=max_num_batched_tokens,
+        max_num_prefill_tokens=max_num_prefill_tokens,
         max_num_waiting=max_num_waiting,
         clock=clock or FakeClock(),
     )

@@ -45,6 +45,31 @@ def test_a_long_prompt_is_computed_in_chunks_and_decoding_goes_first() -> None:
     assert sizes == [{"short": 1, "long": 7}, {"short": 1, "long": 7}, {"short": 1, "long": 6}]
 
 
+def test_prompts_come_in_small_chunks_while_others_decode() -> None:
+    scheduler = make_scheduler(max_num_batched_tokens=40, max_num_prefill_tokens=3, num_blocks=256)
+    runner = EchoRunner(256, 4)
+    scheduler.add(make_request("first", list(range(30)), arrival=0))
+    assert chunk_sizes(run_step(scheduler, runner)[0]) == {"first": 30}  # nobody decodes
+    scheduler.add(make_request("second", list(range(40, 44)), arrival=1))
+    scheduler.add(make_request("third", list(range(60, 62)), arrival=2))
+    sizes = [chunk_sizes(run_step(scheduler, runner)[0]) for _ in range(3)]
+    assert sizes[0] == {"first": 1, "second": 3}
+    assert sizes[1] == {"first": 1, "second": 1, "third": 2}
+    assert sizes[2] == {"first": 1, "second": 1, "third": 1}
+
+
+def test_many_that_decode_let_more_of_a_prompt_in() -> None:
+    scheduler = make_scheduler(max_num_batched_tokens=64, max_num_prefill_tokens=3, num_blocks=256)
+    runner = EchoRunner(256, 4)
+    for i in range(10):
+        scheduler.add(make_request(str(i), [i, i + 1], arrival=i))
+    run_step(scheduler, runner)
+    scheduler.add(make_request("long", list(range(60)), arrival=10))
+    sizes = chunk_sizes(run_step(scheduler, runner)[0])
+    assert sizes["long"] == 20
+    assert sum(sizes.values()) == 30
+
+
 def test_only_the_chunk_that_reaches_the_prompts_end_samples() -> None:
     scheduler = make_scheduler(max_num_batched_tokens=4)
     scheduler.add(make_request("a", list(range(6))))

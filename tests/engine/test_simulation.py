@@ -69,6 +69,7 @@ class Day:
             block_size=self.block_size,
             max_num_seqs=rng.randrange(1, 12),
             max_num_batched_tokens=rng.choice([1, 3, 8, 64]),
+            max_num_prefill_tokens=rng.choice([None, 1, 6]),
             max_num_waiting=rng.choice([3, 1000]),
             enable_prefix_caching=rng.random() < 0.8,
             clock=self.clock,
