@@ -25,7 +25,7 @@ def plane(context: ServerContext, name: str) -> DataPlane:
         NotFound: There are none.
     """
     if context.classic is None or not any(entry.name == name for entry in context.classic.registry.index()):
-        if name == context.model_name:
+        if name in context.language_models:
             raise NotFound(f"{name!r} is a language model, which is asked by its own routes", param="model")
         raise NotFound(f"there is no model {shown(name)}", param="model")
     return context.classic

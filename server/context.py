@@ -107,6 +107,11 @@ class ServerContext:
         return self.state.language_models
 
     @property
+    def classic(self) -> DataPlane | None:
+        """The classic models, if there are any; asking does not load what they stand on."""
+        return self.state.classic
+
+    @property
     def models(self) -> DataPlane:
         """The classic models."""
         if self.state.classic is None:

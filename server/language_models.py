@@ -74,6 +74,9 @@ class LanguageModels:
     def __iter__(self) -> Iterator[LanguageModel]:
         return iter(list(self._models.values()))
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._models
+
     def __len__(self) -> int:
         return len(self._models)
 
