@@ -135,6 +135,7 @@ def _extension() -> str:
 
 
 def _model(config: EngineConfig) -> Section:
+    from ..engine.build_encoder import check_encoder_settings
     from ..engine.model_choice import check_weights_fit, choose, weight_bytes
     from ..engine.pool import plan_memory, pool_budget
 
@@ -152,8 +153,12 @@ def _model(config: EngineConfig) -> Section:
         if config.load_format == "auto":
             to_come = section["weights_bytes"] = weight_bytes(config, choice)
         check_weights_fit(config, choice)
-        budget = pool_budget(config, choice, to_come=to_come)
-        section["kv_cache"] = plan_memory(config, choice, budget).describe()
+        if choice.config.encoder is not None:
+            check_encoder_settings(config, choice)
+            section["kv_cache"] = "none: an encoder reads whole texts and generates none"
+        else:
+            budget = pool_budget(config, choice, to_come=to_come)
+            section["kv_cache"] = plan_memory(config, choice, budget).describe()
     except (QuireError, ValueError) as error:
         section["error"] = str(error)
     return section

@@ -241,6 +241,7 @@ class AsyncEngine:
             vocab_size=self.model_config.vocab_size,
             max_model_len=self.max_model_len,
             eos_token_ids=self.model_config.eos_token_ids,
+            generates=self.model_config.generates,
         )
         if params.structured_outputs is not None:
             await self._grammars.check(params.structured_outputs)

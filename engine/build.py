@@ -17,6 +17,7 @@ from ..models.parallel import Ranks
 from ..models.tokenizer import Tokenizer
 from ..models.weight_cache import WeightCache
 from .block_manager import BlockManager
+from .build_encoder import build_encoder_engine
 from .config import EngineConfig
 from .decode_graphs import CudaGraphs, GraphMaker, Model, why_not_capturable
 from .engine import Engine
@@ -46,13 +47,17 @@ def build_engine(
     *,
     progress: bool = False,
     on_rank_failure: Callable[[str], None] | None = None,
-) -> tuple[Engine, ModelChoice, MemoryPlan]:
+) -> tuple[Engine, ModelChoice, MemoryPlan | None]:
     """Loads the model and makes an engine for it, which is ready to run: on a GPU, all is compiled.
 
     Args:
         config: All settings.
         progress: Whether to show progress bars.
         on_rank_failure: Called with the reason, from any thread, when one of several ranks ends.
+
+    Returns:
+        The engine, how the model runs, and how the memory is shared out; None for an encoder, which has no
+        cache.
 
     Raises:
         ModelError: If the model cannot be loaded, or does not fit the memory.
@@ -61,6 +66,10 @@ def build_engine(
     check_weights_fit(config, choice)
     if choice.device.type != "cpu":
         keep_triton_cache()
+    if choice.config.encoder is not None:
+        if choice.device.type == "cpu":
+            _set_num_threads(config.num_threads or usable_cores())
+        return build_encoder_engine(config, choice, progress=progress), choice, None
     if config.tensor_parallel_size == 1:
         return _build(config, choice, progress, None)
     workers = Workers(for_workers(config, choice.folder))

@@ -35,7 +35,8 @@ def find_model(config: EngineConfig) -> FoundModel:
     model_config = ModelConfig.from_folder(folder)
     check_options(model_config, config.weight_options)
     limit = model_config.context_length
-    max_model_len = config.max_model_len or limit
+    usual = model_config.encoder.usual_length if model_config.encoder else None
+    max_model_len = config.max_model_len or min(limit, usual or limit)
     if model_config.rope.kind == "dynamic":
         limit = int(limit * model_config.rope.factor)
     if max_model_len > limit:

@@ -9,6 +9,11 @@ from ..errors import ContextLengthExceeded, InvalidRequest
 from ..models.tokenizer import Tokenizer
 from .sampling_params import SamplingParams
 
+NO_GENERATION = (
+    "this model generates no text: it is an encoder or a classifier, which serves embeddings, "
+    "classifications, scores and rankings"
+)
+
 
 def check_request(
     prompt_token_ids: Sequence[int],
@@ -17,14 +22,18 @@ def check_request(
     vocab_size: int,
     max_model_len: int,
     eos_token_ids: Iterable[int] = (),
+    generates: bool = True,
 ) -> None:
     """Checks a prompt and its parameters against the model.
 
     Raises:
-        InvalidRequest: An empty prompt, a token id outside of the vocabulary, parameters that leave
-            no token to sample, or a `best_of` that has not been resolved.
+        InvalidRequest: Text is asked of a model that generates none; an empty prompt, a token id outside
+            of the vocabulary, parameters that leave no token to sample, or a `best_of` that has not been
+            resolved.
         ContextLengthExceeded: The prompt, or the prompt and `max_tokens`, exceed the context.
     """
+    if not generates and params.pooling is None:
+        raise InvalidRequest(NO_GENERATION, param="model")
     if params.ranks:
         raise InvalidRequest(
             f"best_of ({params.best_of}) above n ({params.n}) cannot be streamed: "
@@ -37,8 +46,8 @@ def check_request(
     scores_only = params.max_tokens == 0
     if num_prompt > max_model_len - (0 if scores_only else 1):
         raise ContextLengthExceeded(
-            f"the prompt has {num_prompt} tokens, but this model's context is {max_model_len} tokens, "
-            "of which at least one is generated",
+            f"the prompt has {num_prompt} tokens, but this model's context is {max_model_len} tokens"
+            + ("" if scores_only else ", of which at least one is generated"),
             param="prompt",
         )
     if params.max_tokens is not None and num_prompt + params.max_tokens > max_model_len:
@@ -91,6 +100,9 @@ def truncate_prompt(
 ) -> list[int]:
     """The prompt as `params.truncate_prompt_tokens` leaves it; one that is short enough stays as it is.
 
+    Of a text that goes on, the end counts; of one that is embedded or classified, the beginning, and the
+    special tokens behind it.
+
     Raises `InvalidRequest` if more tokens are to be kept than the context holds.
     """
     limit = params.truncate_prompt_tokens
@@ -105,6 +117,17 @@ def truncate_prompt(
         )
     if len(token_ids) <= limit:
         return token_ids
+    if params.pooling is not None:
+        return _first_tokens(token_ids, limit, tokenizer)
     first = tokenizer.encode("")
     kept = len(first) if len(first) < limit and token_ids[: len(first)] == first else 0
     return token_ids[:kept] + token_ids[len(token_ids) - (limit - kept) :]
+
+
+def _first_tokens(token_ids: list[int], limit: int, tokenizer: Tokenizer) -> list[int]:
+    """The first tokens of a text, and those that the tokenizer puts behind every text."""
+    _, behind = tokenizer.around
+    kept = len(behind)
+    if not kept or kept >= limit or token_ids[-kept:] != behind:
+        return token_ids[:limit]
+    return token_ids[: limit - kept] + behind

@@ -17,7 +17,7 @@ from .beam_search import BeamSearch, BeamSearchParams
 from .build import build_engine
 from .config import EngineConfig
 from .engine import split_choices
-from .input_check import check_request, resolve_bad_words, truncate_prompt
+from .input_check import NO_GENERATION, check_request, resolve_bad_words, truncate_prompt
 from .output_processor import OutputProcessor, keep_best, merge
 from .outputs import CompletionOutput, RequestOutput
 from .pooling_methods import PoolingMethods
@@ -172,7 +172,11 @@ class LLM(PoolingMethods):
         """The tokens of a conversation, as the model's chat template writes it.
 
         Special tokens that are spelled out in a message are mere text: only the template makes them.
+
+        Raises `InvalidRequest` if the model has no template, as those have none that generate no text.
         """
+        if not self.model_config.generates:
+            raise InvalidRequest(NO_GENERATION, param="model")
         text = self.chat_template.render(
             self.tokenizer.defuse([dict(message) for message in messages]),
             add_generation_prompt=add_generation_prompt,
@@ -215,6 +219,7 @@ class LLM(PoolingMethods):
             vocab_size=self.model_config.vocab_size,
             max_model_len=self.max_model_len,
             eos_token_ids=self.model_config.eos_token_ids,
+            generates=self.model_config.generates,
         )
         if params.structured_outputs is not None and self.engine.grammars is not None:
             self.engine.grammars.compile(params.structured_outputs)

@@ -112,8 +112,31 @@ class PoolingRequestOutput:
 
 
 @dataclass(frozen=True, slots=True)
+class ClassificationOutput:
+    """What the model says to each of its labels, in their order."""
+
+    probs: list[float]
+
+    @property
+    def num_classes(self) -> int:
+        """How many labels there are."""
+        return len(self.probs)
+
+
+@dataclass(frozen=True, slots=True)
+class ClassificationRequestOutput:
+    """What `LLM.classify` gives for a prompt; fields as in `RequestOutput`."""
+
+    request_id: str
+    prompt_token_ids: list[int]
+    outputs: ClassificationOutput
+    num_cached_tokens: int = 0
+    finished: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class ScoringOutput:
-    """How alike two texts are: the cosine of their embeddings, in -1..1."""
+    """How well two texts fit: what a cross-encoder says, or the cosine of their embeddings, in -1..1."""
 
     score: float
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
+from ..models.pooling import PoolingMode
 from .step_data import ScheduledChunk
 
 NUM_KEPT = 4
@@ -57,6 +59,30 @@ class Pooler:
         if len(known) > NUM_KEPT:
             del known[next(iter(known))]
         return total
+
+
+def pool_whole(states: Tensor, mode: PoolingMode) -> Tensor:
+    """The vector of a whole text's states.
+
+    Args:
+        states: `[n, hidden]`.
+        mode: See `PoolingConfig.mode`.
+
+    Returns:
+        fp32 `[hidden]`.
+    """
+    if mode == "cls":
+        return states[0].float()
+    if mode == "last":
+        return states[-1].float()
+    if mode == "max":
+        return states.amax(dim=0).float()
+    num = states.shape[0]
+    wide = states.double()
+    if mode == "weightedmean":
+        weights = torch.arange(1, num + 1, dtype=torch.float64, device=states.device)
+        return ((wide * weights[:, None]).sum(dim=0) / weights.sum()).float()
+    return (wide.sum(dim=0) / (num if mode == "mean" else num**0.5)).float()
 
 
 def to_bytes(vector: Tensor) -> bytes:

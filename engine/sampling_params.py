@@ -91,6 +91,8 @@ class SamplingParams:
         structured_outputs: A form that the output must have.
         pooling: Make one vector of the prompt's last hidden states, and sample nothing; needs
             `max_tokens=0`.
+        classify: Whether the vector goes through the model's head, which gives a number for each label.
+        second_text: Where the tokens of a pair's second text begin, for models that tell them apart.
     """
 
     n: int = 1
@@ -119,6 +121,8 @@ class SamplingParams:
     skip_special_tokens: bool = True
     structured_outputs: StructuredOutputsParams | None = None
     pooling: PoolingMode | None = None
+    classify: bool = False
+    second_text: int | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.stop, str):
@@ -170,6 +174,8 @@ class SamplingParams:
             raise InvalidRequest(
                 "pooling needs max_tokens=0 and n=1, and has no structured outputs", param="pooling"
             )
+        if self.pooling is None and (self.classify or self.second_text is not None):
+            raise InvalidRequest("classify and second_text need pooling", param="pooling")
         if self.max_tokens == 0 and self.prompt_logprobs is None and self.pooling is None:
             raise InvalidRequest("max_tokens must be at least 1, got 0", param="max_tokens")
         if self.truncate_prompt_tokens is not None and self.truncate_prompt_tokens != -1:

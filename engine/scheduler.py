@@ -45,6 +45,8 @@ class Scheduler:
         max_num_prefill_tokens: Tokens of prompts in a step in which others decode, as `StepBudget` has it.
         max_num_waiting: Requests waiting at most.
         clock: Seconds, monotonic; injected so that tests can simulate time.
+        whole_prompts: Never cut a prompt into chunks, as for encoders: `max_num_batched_tokens` must hold the
+            longest one.
     """
 
     def __init__(
@@ -56,12 +58,14 @@ class Scheduler:
         max_num_waiting: int,
         clock: Callable[[], float],
         max_num_prefill_tokens: int | None = None,
+        whole_prompts: bool = False,
     ) -> None:
         self.block_manager = block_manager
         self.max_num_seqs = max_num_seqs
         self.budget = StepBudget(max_num_batched_tokens, max_num_prefill_tokens)
         self.max_num_waiting = max_num_waiting
         self.clock = clock
+        self.whole_prompts = whole_prompts
         self.requests: dict[str, Request] = {}
         self.waiting = WaitingQueue(
             TenantShares(max_num_batched_tokens, max_num_seqs, block_manager.pool.num_blocks)
@@ -311,6 +315,8 @@ class Scheduler:
             if request.request_id in self._released:
                 return  # it was preempted in this step
             if before is not None and not shares.goes_before(request, before):
+                return
+            if self.whole_prompts and request.num_tokens > budget:
                 return
             num_preemptions = self.num_preemptions
             cached = self._find_room(request, reserved, chunks)

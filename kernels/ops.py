@@ -199,13 +199,17 @@ def _attention_kind(
 
 rms_norm = Op(reference.rms_norm)
 add_rms_norm = Op(reference.add_rms_norm)
+layer_norm = Op(reference.layer_norm)
+add_layer_norm = Op(reference.add_layer_norm)
 rope_and_cache_write = Op(reference.rope_and_cache_write)
 paged_attention = Op(reference.paged_attention, _attention_kind)
+packed_attention = Op(reference.packed_attention)
 linear = Op(reference.linear)
 quantize_weight = Op(reference.quantize_weight)
 embedding = Op(reference.embedding)
 silu_and_mul = Op(reference.silu_and_mul)
 gelu_and_mul = Op(reference.gelu_and_mul)
+gelu = Op(reference.gelu)
 moe = Op(reference.moe)
 argmax = Op(reference.argmax)
 sample = Op(reference.sample)
@@ -213,13 +217,17 @@ sample = Op(reference.sample)
 OPS: tuple[Op[..., Any], ...] = (
     rms_norm,
     add_rms_norm,
+    layer_norm,
+    add_layer_norm,
     rope_and_cache_write,
     paged_attention,
+    packed_attention,
     linear,
     quantize_weight,
     embedding,
     silu_and_mul,
     gelu_and_mul,
+    gelu,
     moe,
     argmax,
     sample,
@@ -294,17 +302,21 @@ def _triton(module: str, accepts: Predicate | None = None) -> Cell:
 TABLE: dict[str, tuple[Cell, ...]] = {
     "rms_norm": (CPP, _triton("rms_norm")),
     "add_rms_norm": (CPP, _triton("rms_norm")),
+    "layer_norm": (),
+    "add_layer_norm": (),
     "rope_and_cache_write": (CPP, _triton("rope_and_cache_write")),
     "paged_attention": (
         CPP,
         _triton("paged_attention", _pages),
         Cell("cuda", "xformers", "xformers_attention", _xformers),
     ),
+    "packed_attention": (),
     "linear": (Cell("cpu", "cpp", "cpu", _packable_weight), _triton("linear", _gpu_linear)),
     "quantize_weight": (CPP,),
     "embedding": (Cell("cpu", "cpp", "cpu", _embeds), _triton("embedding", _unpacked)),
     "silu_and_mul": (CPP, _triton("gates")),
     "gelu_and_mul": (CPP, _triton("gates")),
+    "gelu": (),
     "moe": (_triton("moe", _experts),),
     "argmax": (Cell("cpu", "cpp", "cpu", _float32_rows), _triton("argmax", _float32_rows)),
     "sample": (_triton("sampling"),),

@@ -7,12 +7,14 @@ bit for bit whatever shares its batch).
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .philox import exponential, token_words
-from .types import CACHE_SCALE_BYTES, AttentionMetadata, LinearWeight, WeightFormat
+from .types import CACHE_SCALE_BYTES, AttentionMetadata, LinearWeight, PackedSequences, WeightFormat
 
 MIN_TEMPERATURE = 1e-6
 """Below it, all but the best token have probability 0 in fp32 anyway."""
@@ -29,6 +31,20 @@ def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tup
     """Returns `(rms_norm(x + residual), x + residual)`; the sum is rounded to the dtype of x."""
     total = x + residual
     return rms_norm(total, weight, eps), total
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
+    """`(x - mean(x)) / sqrt(var(x) + eps) * weight + bias` over the last dimension (Ba et al., 2016)."""
+    bias32 = None if bias is None else bias.float()
+    return F.layer_norm(x.float(), x.shape[-1:], weight.float(), bias32, eps).to(x.dtype)
+
+
+def add_layer_norm(
+    x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor]:
+    """Returns `(layer_norm(x + residual), x + residual)`; the sum is rounded to the dtype of x."""
+    total = x + residual
+    return layer_norm(total, weight, bias, eps), total
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -164,6 +180,40 @@ def paged_attention(
     return out
 
 
+def packed_attention(
+    q: Tensor, k: Tensor, v: Tensor, sequences: PackedSequences, scale: float, window: int = 0
+) -> Tensor:
+    """Attention in both directions, of each sequence to itself.
+
+    `softmax(mask(q @ k.T * scale)) @ v`, where query head h reads KV head `h // (num_heads / num_kv_heads)`
+    and a query at position p sees the keys `p - window..p + window` of its sequence, or all of them.
+
+    Args:
+        q: `[T, num_heads, head_size]`.
+        k: `[T, num_kv_heads, head_size]`.
+        v: `[T, num_kv_heads, head_size]`.
+        sequences: Whose rows are whose.
+        scale: Usually `head_size ** -0.5`.
+        window: How far a query sees to each side, 0 for the whole sequence.
+
+    Returns:
+        `[T, num_heads, head_size]` in the dtype of q.
+    """
+    out = torch.empty_like(q)
+    groups = q.shape[1] // k.shape[1]
+    starts = sequences.starts.tolist()
+    for begin, end in pairwise(starts):
+        queries = q[begin:end].float().transpose(0, 1)
+        keys, values = (x[begin:end].float().transpose(0, 1).repeat_interleave(groups, dim=0) for x in (k, v))
+        scores = queries @ keys.transpose(1, 2) * scale
+        if window > 0:
+            position = torch.arange(end - begin, device=q.device)
+            hidden = (position[:, None] - position[None, :]).abs() > window
+            scores = scores.masked_fill(hidden, float("-inf"))
+        out[begin:end] = (torch.softmax(scores, -1) @ values).transpose(0, 1).to(q.dtype)
+    return out
+
+
 def dequantize(weight: LinearWeight) -> Tensor:
     """The weight as an fp32 matrix `[N, K]` (for float formats: in its own dtype)."""
     if weight.data.numel() == 0 and weight.packed is not None:  # the loader kept only the packed form
@@ -280,6 +330,11 @@ def gelu_and_mul(x: Tensor, approximate: str = "tanh") -> Tensor:
     """GEGLU's gate: `gelu(gate) * up`, where x is `[..., gate | up]`."""
     gate, up = x.chunk(2, -1)
     return F.gelu(gate, approximate=approximate) * up
+
+
+def gelu(x: Tensor, approximate: str = "none") -> Tensor:
+    """Gaussian error linear unit (Hendrycks & Gimpel, 2016): `x * Phi(x)`; "tanh" approximates Phi."""
+    return F.gelu(x, approximate=approximate)
 
 
 def moe(

@@ -88,3 +88,16 @@ class AttentionMetadata:
     block_size: int
     max_query_len: int
     max_seq_len: int
+
+
+@dataclass(slots=True)
+class PackedSequences:
+    """Whole sequences, one behind the other without padding, as encoders compute them.
+
+    Attributes:
+        starts: int32 `[S + 1]`: sequence s is rows `starts[s]:starts[s + 1]`.
+        longest: Tokens of the longest one.
+    """
+
+    starts: torch.Tensor
+    longest: int

@@ -13,6 +13,7 @@ from ..kernels.types import AttentionMetadata
 from .config import ModelConfig
 from .layers import Embedding, Layer, Linear, Matrix, RMSNorm
 from .rope import cos_sin_table
+from .text_model import TextModel
 
 
 class DecoderLayer(Layer, ABC):
@@ -59,28 +60,19 @@ class Decoder(Layer):
         return self.norm(x) if residual is None else self.norm.add(x, residual)[0]
 
 
-class CausalLM(Layer):
+class CausalLM(TextModel):
     """A language model over the paged cache; an architecture is a subclass that names its layer.
-
-    Tensors are made on torch's default device and hold nothing until the loader fills them; see
-    `layers` about matrices. See also `tie_weights`.
 
     Args:
         config: The model's shape.
         dtype: Of weights and activations.
         max_model_len: Positions that the rotary table covers.
-
-    Attributes:
-        num_mapped_bytes: Bytes of weights that lie in a mapped file, as those from the weight cache do.
     """
 
     layer_type: ClassVar[type[DecoderLayer]]
 
     def __init__(self, config: ModelConfig, dtype: torch.dtype, max_model_len: int) -> None:
-        self.config = config
-        self.dtype = dtype
-        self.max_model_len = max_model_len
-        self.num_mapped_bytes = 0
+        super().__init__(config, dtype, max_model_len)
         self.model = Decoder(config, dtype, self.layer_type)
         self.lm_head = Linear(config.hidden_size, config.vocab_size, dtype)
         self.cos_sin = cos_sin_table(config.rope, config.head_size, max_model_len)

@@ -10,14 +10,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal
 
 from ..errors import ModelError, UntrustedModel
 from .config_reader import Fields, read_json
+from .encoder_config import ClassifierConfig, EncoderConfig, read_classifier, read_encoder
 from .quant.config import EMBEDDING, QuantizationConfig, QuantScheme, read_quantization
-from .registry import known_architectures
+from .registry import ENCODERS, is_classifier, known_architectures
+from .rope_config import RopeConfig, read_rope
 
-RopeKind = Literal["default", "linear", "dynamic", "llama3", "yarn"]
 Activation = Literal["silu", "gelu", "gelu_tanh"]
 
 _ACTIVATIONS: dict[str, Activation] = {
@@ -28,6 +29,15 @@ _ACTIVATIONS: dict[str, Activation] = {
     "gelu_pytorch_tanh": "gelu_tanh",
 }
 _DTYPES = ("float32", "float16", "bfloat16")
+
+# What DistilBERT calls the fields that the other encoders have, too.
+DISTILBERT_NAMES = {
+    "dim": "hidden_size",
+    "hidden_dim": "intermediate_size",
+    "n_layers": "num_hidden_layers",
+    "n_heads": "num_attention_heads",
+    "activation": "hidden_act",
+}
 
 # Defaults of single architectures for fields that their config.json may leave out.
 _DEFAULTS: dict[str, dict[str, Any]] = {
@@ -53,39 +63,6 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RopeConfig:
-    """Rotary position embedding and how it is stretched to longer contexts.
-
-    Attributes:
-        kind: The scaling method.
-        theta: Base of the frequencies.
-        factor: By how much the context is stretched; 1 for the default kind.
-        original_max_position: Context length before stretching.
-        low_freq_factor: llama3 only.
-        high_freq_factor: llama3 only.
-        attention_factor: yarn only: the factor on cosines and sines, if the config gives it.
-        beta_fast: yarn only.
-        beta_slow: yarn only.
-        mscale: yarn only, as is `mscale_all_dim`: both together give the attention factor.
-        mscale_all_dim: See `mscale`.
-        truncate: yarn only: whether the bounds of its ramp are rounded to whole channels.
-    """
-
-    kind: RopeKind = "default"
-    theta: float = 10000.0
-    factor: float = 1.0
-    original_max_position: int = 2048
-    low_freq_factor: float = 1.0
-    high_freq_factor: float = 4.0
-    attention_factor: float | None = None
-    beta_fast: float = 32.0
-    beta_slow: float = 1.0
-    mscale: float | None = None
-    mscale_all_dim: float | None = None
-    truncate: bool = True
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationDefaults:
     """The sampling parameters that generation_config.json recommends; None where it is silent."""
 
@@ -97,7 +74,7 @@ class GenerationDefaults:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
-    """The shape of a decoder-only model.
+    """The shape of a model: of a decoder, or of an encoder, which leaves the fields of decoders as they are.
 
     Attributes:
         architecture: The name in the registry, e.g. "LlamaForCausalLM".
@@ -128,6 +105,8 @@ class ModelConfig:
         bos_token_id: Token that begins a text, or None.
         generation: Recommended sampling parameters.
         quantization: Which matrices are stored as integers, and how; None if none are.
+        encoder: What only encoders have; None for decoders.
+        classifier: The head of a sequence classifier, or None.
     """
 
     architecture: str
@@ -157,10 +136,12 @@ class ModelConfig:
     bos_token_id: int | None = None
     generation: GenerationDefaults = field(default_factory=GenerationDefaults)
     quantization: QuantizationConfig | None = None
+    encoder: EncoderConfig | None = None
+    classifier: ClassifierConfig | None = None
 
     @classmethod
     def from_folder(cls, path: str | Path) -> ModelConfig:
-        """Reads config.json and, if there is one, generation_config.json.
+        """Reads config.json and, if they are there, generation_config.json and sentence_bert_config.json.
 
         Raises:
             UntrustedModel: The model would need code from its folder.
@@ -170,7 +151,13 @@ class ModelConfig:
         config = Fields(read_json(folder / "config.json"), "config.json")
         generation_path = folder / "generation_config.json"
         generation_values = read_json(generation_path) if generation_path.exists() else {}
-        return _parse(config, Fields(generation_values, "generation_config.json"))
+        sentence_path = folder / "sentence_bert_config.json"
+        sentence_values = read_json(sentence_path) if sentence_path.exists() else {}
+        return _parse(
+            config,
+            Fields(generation_values, "generation_config.json"),
+            Fields(sentence_values, sentence_path.name),
+        )
 
     def scheme_of(self, module: str) -> QuantScheme | None:
         """How the checkpoint stores a matrix as integers; None if it is a float matrix, as embeddings are.
@@ -181,6 +168,11 @@ class ModelConfig:
         if self.quantization is None or module == EMBEDDING:
             return None
         return self.quantization.scheme(module)
+
+    @property
+    def generates(self) -> bool:
+        """Whether the model generates text: encoders and classifiers do not."""
+        return self.encoder is None and self.classifier is None
 
     @property
     def context_length(self) -> int:
@@ -197,8 +189,10 @@ class ModelConfig:
         return self.max_position_embeddings
 
 
-def _parse(config: Fields, generation: Fields) -> ModelConfig:
+def _parse(config: Fields, generation: Fields, sentences: Fields) -> ModelConfig:
     architecture = _architecture(config)
+    if architecture in ENCODERS:
+        return _parse_encoder(config, sentences, architecture)
     config = Fields(_with_defaults(config.values, _DEFAULTS[architecture]), config.source)
     num_heads = config.integer("num_attention_heads", high=4096)
     num_kv_heads = config.integer("num_key_value_heads", num_heads, high=4096)
@@ -224,7 +218,7 @@ def _parse(config: Fields, generation: Fields) -> ModelConfig:
         head_size=_head_size(config, num_heads),
         rms_norm_eps=config.number("rms_norm_eps", 1e-6),
         max_position_embeddings=max_position,
-        rope=_rope(config, max_position),
+        rope=read_rope(config, max_position),
         sliding_window=_sliding_window(config, architecture, num_layers),
         tie_word_embeddings=config.boolean("tie_word_embeddings"),
         attention_bias=config.boolean("attention_bias"),
@@ -237,6 +231,38 @@ def _parse(config: Fields, generation: Fields) -> ModelConfig:
         bos_token_id=bos[0] if bos and 0 <= bos[0] < vocab_size else None,
         generation=_generation_defaults(generation),
         quantization=read_quantization(config),
+    )
+
+
+def _parse_encoder(config: Fields, sentences: Fields, architecture: str) -> ModelConfig:
+    if config.has("quantization_config"):
+        raise ModelError("config.json: encoders of integers (quantization_config) are not supported.")
+    family = ENCODERS[architecture][0]
+    names = DISTILBERT_NAMES if family == "distilbert" else {}
+    config = Fields({names.get(name, name): value for name, value in config.values.items()}, config.source)
+    encoder = read_encoder(config, sentences, family)
+    hidden_size, num_heads = config.integer("hidden_size"), config.integer("num_attention_heads", high=4096)
+    if hidden_size % num_heads:
+        raise config.error("hidden_size", f"a multiple of num_attention_heads ({num_heads})")
+    context = encoder.num_positions - encoder.first_position
+    if context < 1:
+        raise config.error("max_position_embeddings", f"more than {encoder.first_position}")
+    return ModelConfig(
+        architecture=architecture,
+        vocab_size=config.integer("vocab_size"),
+        hidden_size=hidden_size,
+        intermediate_size=config.integer("intermediate_size"),
+        num_layers=config.integer("num_hidden_layers", high=1024),
+        num_heads=num_heads,
+        num_kv_heads=num_heads,
+        head_size=hidden_size // num_heads,
+        rms_norm_eps=0.0,
+        max_position_embeddings=context,
+        rope=RopeConfig(original_max_position=context),
+        sliding_window=(0,) * config.integer("num_hidden_layers", high=1024),
+        dtype=_dtype(config),
+        encoder=encoder,
+        classifier=read_classifier(config) if is_classifier(architecture) else None,
     )
 
 
@@ -277,45 +303,6 @@ def _dtype(config: Fields) -> str:
     if name not in _DTYPES:
         raise ModelError(f"config.json: dtype must be one of {', '.join(_DTYPES)}, got {name!r}.")
     return name
-
-
-def _rope(config: Fields, max_position: int) -> RopeConfig:
-    nothing = Fields({}, config.source)
-    rope = config.object("rope_scaling") or config.object("rope_parameters") or nothing
-    kind = rope.string("rope_type", rope.string("type", "default"))
-    if kind not in get_args(RopeKind):
-        raise ModelError(f"{rope.source}: rope_type {kind!r} is not one of {', '.join(get_args(RopeKind))}.")
-    theta = rope.number("rope_theta", config.number("rope_theta", 10000.0))
-    for fields in (config, rope):
-        if fields.number("partial_rotary_factor", 1.0) != 1.0:
-            raise fields.error("partial_rotary_factor", "1 (partial rotation is not supported)")
-    if kind == "default":
-        return RopeConfig(theta=theta, original_max_position=max_position)
-    original = max_position
-    if kind in ("llama3", "yarn"):
-        # Given beside the rope parameters, it has priority, as in transformers.
-        original = rope.integer("original_max_position_embeddings", max_position, high=1 << 31)
-        original = config.integer("original_max_position_embeddings", original, high=1 << 31)
-    factor = rope.optional_number("factor")
-    if factor is None and kind == "yarn":
-        factor = max_position / original
-    low, high = rope.number("low_freq_factor", 1.0), rope.number("high_freq_factor", 4.0)
-    if kind == "llama3" and high <= low:
-        raise rope.error("high_freq_factor", f"greater than low_freq_factor ({low:g})")
-    return RopeConfig(
-        kind=cast(RopeKind, kind),
-        theta=theta,
-        factor=rope.number("factor") if factor is None else factor,
-        original_max_position=original,
-        low_freq_factor=low,
-        high_freq_factor=high,
-        attention_factor=rope.optional_number("attention_factor"),
-        beta_fast=rope.number("beta_fast", 32.0),
-        beta_slow=rope.number("beta_slow", 1.0),
-        mscale=rope.optional_number("mscale", low=-1.0),
-        mscale_all_dim=rope.optional_number("mscale_all_dim", low=-1.0),
-        truncate=rope.boolean("truncate", True),
-    )
 
 
 def _sliding_window(config: Fields, architecture: str, num_layers: int) -> tuple[int, ...]:

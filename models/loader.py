@@ -18,10 +18,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ..errors import ModelError
 from ..kernels import ops
 from ..kernels.types import LinearWeight
 from .causal_lm import CausalLM
 from .config import ModelConfig
+from .encoder import Encoder
 from .footprint import is_head, rounding_of
 from .layers import Matrix
 from .matching import heads_differ, match
@@ -33,6 +35,7 @@ from .registry import model_class
 from .safetensors_reader import stored_tensors, weight_files
 from .sharding import SINGLE, ShardedWeights, cut_columns, shard_model
 from .sources import Noise, StoredWeights, WeightSource
+from .text_model import TextModel
 from .weight_cache import CacheEntry, WeightCache
 
 logger = logging.getLogger(__name__)
@@ -54,7 +57,7 @@ def load_model(
     cache: WeightCache | None = None,
     ranks: Ranks = SINGLE,
 ) -> CausalLM:
-    """Builds a model and fills it.
+    """Builds a decoder and fills it.
 
     Args:
         folder: A checkpoint in Hugging Face format; not looked at for "dummy".
@@ -75,6 +78,70 @@ def load_model(
         ModelError: A file is malformed, or a tensor is missing, unexpected or misshapen, or an option
             does not suit the checkpoint.
     """
+    model = _load(
+        folder,
+        config,
+        device=device,
+        dtype=dtype,
+        options=options,
+        load_format=load_format,
+        seed=seed,
+        progress=progress,
+        max_model_len=max_model_len,
+        cache=cache,
+        ranks=ranks,
+    )
+    if not isinstance(model, CausalLM):
+        raise ModelError(f"{config.architecture} is an encoder, which generates no text")
+    return model
+
+
+def load_encoder(
+    folder: Path,
+    config: ModelConfig,
+    *,
+    device: torch.device | str,
+    dtype: torch.dtype,
+    options: WeightOptions = DEFAULT_OPTIONS,
+    load_format: Literal["auto", "dummy"] = "auto",
+    seed: int = 0,
+    progress: bool = False,
+    max_model_len: int | None = None,
+    cache: WeightCache | None = None,
+) -> Encoder:
+    """Builds an encoder and fills it; arguments and errors as of `load_model`."""
+    model = _load(
+        folder,
+        config,
+        device=device,
+        dtype=dtype,
+        options=options,
+        load_format=load_format,
+        seed=seed,
+        progress=progress,
+        max_model_len=max_model_len,
+        cache=cache,
+        ranks=SINGLE,
+    )
+    if not isinstance(model, Encoder):
+        raise ModelError(f"{config.architecture} is no encoder")
+    return model
+
+
+def _load(
+    folder: Path,
+    config: ModelConfig,
+    *,
+    device: torch.device | str,
+    dtype: torch.dtype,
+    options: WeightOptions,
+    load_format: Literal["auto", "dummy"],
+    seed: int,
+    progress: bool,
+    max_model_len: int | None,
+    cache: WeightCache | None,
+    ranks: Ranks,
+) -> TextModel:
     max_len = max_model_len or config.context_length
     target = torch.device(device)
     if load_format == "dummy":
@@ -107,7 +174,7 @@ def _filled(
     options: WeightOptions,
     ranks: Ranks,
     progress: bool,
-) -> CausalLM:
+) -> TextModel:
     """A rank's part of a model, from a source of the whole."""
     model = _build(config, device, dtype, max_len)
     with torch.device(device):
@@ -131,7 +198,7 @@ def packs(device: torch.device, dtype: torch.dtype) -> bool:
 
 def _from_cache(
     entry: CacheEntry, config: ModelConfig, dtype: torch.dtype, options: WeightOptions, max_len: int
-) -> CausalLM | None:
+) -> TextModel | None:
     """The model from the cache, if it is there and whole."""
     path = entry.find()
     if path is None:
@@ -151,7 +218,7 @@ def _from_cache(
     return model
 
 
-def _build(config: ModelConfig, device: torch.device | str, dtype: torch.dtype, max_len: int) -> CausalLM:
+def _build(config: ModelConfig, device: torch.device | str, dtype: torch.dtype, max_len: int) -> TextModel:
     with torch.device(device):
         return model_class(config.architecture)(config, dtype, max_len)
 
@@ -160,7 +227,7 @@ class _Filler:
     """Fills one model from one source."""
 
     def __init__(
-        self, model: CausalLM, source: WeightSource, device: torch.device, options: WeightOptions
+        self, model: TextModel, source: WeightSource, device: torch.device, options: WeightOptions
     ) -> None:
         self.model = model
         self.config = model.config

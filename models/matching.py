@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from ..errors import ModelError
-from .causal_lm import CausalLM
 from .config import ModelConfig
 from .quant.config import EMBEDDING, LM_HEAD, QuantScheme
 from .quant.layout import TensorSpec, layout_of
 from .safetensors_reader import FLOAT_DTYPES, StoredTensor, TensorReader
+from .text_model import TextModel
 
 DENSE = "weight"
+FOLLOWING = ("rotary_emb.inv_freq", "embeddings.position_ids", "embeddings.token_type_ids")
 MAX_NAMES_SHOWN = 5
 
 
@@ -62,11 +63,11 @@ def heads_differ(stored: Mapping[str, StoredTensor]) -> bool:
     return not first.equal(second)
 
 
-def match(skeleton: CausalLM, stored: Mapping[str, StoredTensor], config: ModelConfig) -> Sources:
+def match(skeleton: TextModel, stored: Mapping[str, StoredTensor], config: ModelConfig) -> Sources:
     """Finds what fills each tensor of a model.
 
-    Checkpoints saved without their head lack the prefix `model.`. Where input and output
-    embeddings are tied, either or both may be stored; the input's counts.
+    Checkpoints saved without their head lack the prefix `model.` (see `TextModel.body`). Where input and
+    output embeddings are tied, either or both may be stored; the input's counts.
 
     Args:
         skeleton: The model, of which only names and shapes are looked at.
@@ -76,20 +77,23 @@ def match(skeleton: CausalLM, stored: Mapping[str, StoredTensor], config: ModelC
     Raises:
         ModelError: Naming tensors that are missing or unexpected, or one of a wrong shape or dtype.
     """
-    return _Matcher(stored, config).match(skeleton)
+    return _Matcher(skeleton, stored, config).match()
 
 
 class _Matcher:
-    def __init__(self, stored: Mapping[str, StoredTensor], config: ModelConfig) -> None:
+    def __init__(self, skeleton: TextModel, stored: Mapping[str, StoredTensor], config: ModelConfig) -> None:
+        self.skeleton = skeleton
         self.config = config
-        self.stored = {**{f"model.{name}": tensor for name, tensor in stored.items()}, **stored}
+        named = {_today(name): tensor for name, tensor in stored.items()}
+        self.stored = {**{skeleton.body + name: tensor for name, tensor in named.items()}, **named}
         self.sources = Sources()
         self.used: set[StoredTensor] = set()
         self.missing: list[str] = []
-        # Old checkpoints store the rotary frequencies, which follow from the configuration.
-        self.unused = {t for name, t in stored.items() if not name.endswith("rotary_emb.inv_freq")}
+        # Old checkpoints store what follows from the configuration.
+        self.unused = {t for name, t in stored.items() if not name.endswith(FOLLOWING)}
 
-    def match(self, skeleton: CausalLM) -> Sources:
+    def match(self) -> Sources:
+        skeleton = self.skeleton
         for matrix in skeleton.matrices():
             for name, rows in matrix.parts.items():
                 self._module(name, rows, matrix.owner.weight.in_features)
@@ -160,6 +164,10 @@ class _Matcher:
         name = tensor.name
         if self.config.tie_word_embeddings and name == f"{LM_HEAD}.{DENSE}":
             return True
+        if name.startswith(self.skeleton.unused) or (self.skeleton.body + name).startswith(
+            self.skeleton.unused
+        ):
+            return True
         module, _, last = name.rpartition(".")
         if last != "bias" or self.config.scheme_of(module) is None:
             return False
@@ -168,6 +176,14 @@ class _Matcher:
         if known is None or tensor.shape != (known.rows,) or tensor.dtype not in FLOAT_DTYPES:
             return False
         return not TensorReader().read(tensor).any()
+
+
+def _today(name: str) -> str:
+    """The name of a tensor as it is written today: BERT's norms once had a gamma and a beta."""
+    for old, new in (("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias")):
+        if name.endswith(old):
+            return name.removesuffix(old) + new
+    return name
 
 
 def _some(names: list[str]) -> str:

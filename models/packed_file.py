@@ -22,8 +22,8 @@ from torch import Tensor
 
 from ..kernels.cpu import PackedDense, PackedQuantized
 from ..kernels.types import FLOAT_FORMATS, LinearWeight
-from .causal_lm import CausalLM
 from .layers import Matrix
+from .text_model import TextModel
 
 ALIGNMENT = 64
 METADATA = "quire"
@@ -42,17 +42,17 @@ class DamagedFile(Exception):
     """A file is not what was written."""
 
 
-def packed_bytes(model: CausalLM) -> int:
+def packed_bytes(model: TextModel) -> int:
     """Bytes of the tensors that `write_packed` writes."""
     return sum(tensor.nbytes for _, tensor in _tensors(model)[0])
 
 
-def is_packed(model: CausalLM) -> bool:
+def is_packed(model: TextModel) -> bool:
     """Whether kernels have repacked every matrix."""
     return all(matrix.owner.weight.packed is not None for matrix in model.matrices())
 
 
-def write_packed(model: CausalLM, stream: BinaryIO) -> None:
+def write_packed(model: TextModel, stream: BinaryIO) -> None:
     """Writes a model whose matrices are all packed."""
     tensors, matrices = _tensors(model)
     header: dict[str, Any] = {}
@@ -89,7 +89,7 @@ def read_tied(path: Path) -> bool:
     return bool(content["tied"])
 
 
-def read_packed(path: Path, model: CausalLM, *, int8_activations: bool) -> None:
+def read_packed(path: Path, model: TextModel, *, int8_activations: bool) -> None:
     """Fills a model from a file; its matrices then are views of the file.
 
     Args:
@@ -120,7 +120,7 @@ def _open(path: Path) -> tuple[Any, dict[str, Any]]:
         raise DamagedFile(str(error)) from error
 
 
-def _tensors(model: CausalLM) -> tuple[list[tuple[str, Tensor]], dict[str, dict[str, Any]]]:
+def _tensors(model: TextModel) -> tuple[list[tuple[str, Tensor]], dict[str, dict[str, Any]]]:
     """Everything that is stored, and what is to be known about each matrix."""
     tensors: list[tuple[str, Tensor]] = []
     matrices: dict[str, dict[str, Any]] = {}

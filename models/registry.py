@@ -8,7 +8,23 @@ from typing import TYPE_CHECKING
 from ..errors import ModelError
 
 if TYPE_CHECKING:
-    from .causal_lm import CausalLM
+    from .text_model import TextModel
+
+# Of those that embed, the head for masked tokens is not needed.
+ENCODERS: dict[str, tuple[str, str]] = {
+    "BertModel": ("bert", "BertModel"),
+    "BertForMaskedLM": ("bert", "BertModel"),
+    "BertForSequenceClassification": ("bert", "BertForSequenceClassification"),
+    "DistilBertModel": ("distilbert", "DistilBertModel"),
+    "DistilBertForMaskedLM": ("distilbert", "DistilBertModel"),
+    "DistilBertForSequenceClassification": ("distilbert", "DistilBertForSequenceClassification"),
+    "RobertaModel": ("roberta", "RobertaModel"),
+    "RobertaForMaskedLM": ("roberta", "RobertaModel"),
+    "RobertaForSequenceClassification": ("roberta", "RobertaForSequenceClassification"),
+    "XLMRobertaModel": ("roberta", "RobertaModel"),
+    "XLMRobertaForMaskedLM": ("roberta", "RobertaModel"),
+    "XLMRobertaForSequenceClassification": ("roberta", "RobertaForSequenceClassification"),
+}
 
 # architecture: (module of this package, class)
 ARCHITECTURES: dict[str, tuple[str, str]] = {
@@ -18,6 +34,7 @@ ARCHITECTURES: dict[str, tuple[str, str]] = {
     "Qwen2ForCausalLM": ("qwen2", "Qwen2ForCausalLM"),
     "Qwen3ForCausalLM": ("qwen3", "Qwen3ForCausalLM"),
     "Qwen3MoeForCausalLM": ("qwen3_moe", "Qwen3MoeForCausalLM"),
+    **ENCODERS,
 }
 
 
@@ -26,7 +43,17 @@ def known_architectures() -> tuple[str, ...]:
     return tuple(ARCHITECTURES)
 
 
-def model_class(architecture: str) -> type[CausalLM]:
+def is_encoder(architecture: str) -> bool:
+    """Whether an architecture reads whole texts in both directions, and generates none."""
+    return architecture in ENCODERS
+
+
+def is_classifier(architecture: str) -> bool:
+    """Whether an architecture has a head that gives a text a number for each label."""
+    return architecture.endswith("ForSequenceClassification")
+
+
+def model_class(architecture: str) -> type[TextModel]:
     """Imports the class of an architecture. Raises `ModelError` if there is none."""
     if architecture not in ARCHITECTURES:
         raise ModelError(

@@ -31,6 +31,7 @@ from .quant.canonical import INT4_ZERO, Rows
 from .quant.config import EMBEDDING, LM_HEAD
 from .quant.options import WeightOptions
 from .sources import WeightSource
+from .text_model import TextModel
 
 COLUMN_MULTIPLE = 8
 """A group of columns has a multiple of so many: see `LinearWeight.group_size`."""
@@ -78,6 +79,11 @@ def kv_heads_of(config: ModelConfig, size: int) -> int:
 
 def check_ranks(config: ModelConfig, size: int) -> None:
     """Raises `ModelError` naming a tensor that cannot be shared out to so many ranks."""
+    if size > 1 and (config.encoder or config.classifier):
+        raise ModelError(
+            f"tensor_parallel_size={size}: encoders and classifiers run in one process only",
+            param="tensor_parallel_size",
+        )
     kv_heads_of(config, size)
     for name, count in (
         (EMBEDDING, config.vocab_size),
@@ -96,7 +102,7 @@ def even_bounds(total: int, size: int, unit: int = 1) -> tuple[int, ...]:
     return tuple(min(total, rank * units // size * unit) for rank in range(size + 1))
 
 
-def shard_model(model: CausalLM, ranks: Ranks, options: WeightOptions) -> dict[str, Placement]:
+def shard_model(model: TextModel, ranks: Ranks, options: WeightOptions) -> dict[str, Placement]:
     """Makes a model that is not loaded yet into the part of it that is this rank's.
 
     Args:
@@ -113,6 +119,7 @@ def shard_model(model: CausalLM, ranks: Ranks, options: WeightOptions) -> dict[s
     if ranks.size == 1:
         return {}
     check_ranks(model.config, ranks.size)
+    assert isinstance(model, CausalLM), "check_ranks lets decoders through"
     return _Cutter(model, ranks, options).cut()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zlib
 from typing import Protocol
 
@@ -18,6 +19,8 @@ from .safetensors_reader import TensorReader
 
 NOISE_SPREAD = 0.02
 """Standard deviation of noise."""
+
+NORM = re.compile(r"norm\d*\.weight$")
 
 
 class WeightSource(Protocol):
@@ -67,7 +70,7 @@ class Noise:
         self._device = device
 
     def vector(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        if name.endswith("norm.weight"):
+        if NORM.search(name.lower()):
             return torch.ones(shape, device=self._device)
         return self._noise(name, shape)
 

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TypeVar, cast
 
-from tokenizers import AddedToken, processors
+from tokenizers import AddedToken, normalizers, processors
 from tokenizers import Tokenizer as Backend
 
 from ..errors import InvalidRequest, ModelError
@@ -80,6 +80,9 @@ class Tokenizer:
                 bos=names.get("bos_token") if add_bos else None,
                 eos=names.get("eos_token") if add_eos else None,
             )
+        if _lowers_case(folder):
+            kept = [backend.normalizer] if backend.normalizer is not None else []
+            backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *kept])  # pyright: ignore[reportAttributeAccessIssue]
         bos, eos = (backend.token_to_id(names.get(name, "")) for name in ("bos_token", "eos_token"))
         return cls(backend, bos, () if eos is None else (eos,))
 
@@ -98,11 +101,7 @@ class Tokenizer:
 
     def encode_batch(self, texts: Sequence[str], *, add_special_tokens: bool = True) -> list[list[int]]:
         """`encode` of several texts, in parallel."""
-        for text in texts:
-            try:
-                text.encode()
-            except UnicodeEncodeError as error:
-                raise InvalidRequest(f"the text holds a lone surrogate at character {error.start}") from error
+        _check_characters(texts)
         if not any(BREAK in text for text in texts):
             encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=add_special_tokens)
         else:
@@ -111,6 +110,53 @@ class Tokenizer:
                 pieces, is_pretokenized=True, add_special_tokens=add_special_tokens
             )
         return [encoding.ids for encoding in encodings]
+
+    def encode_pairs(
+        self, pairs: Sequence[tuple[str, str]], *, max_tokens: int | None = None
+    ) -> list[tuple[list[int], int | None]]:
+        """Pairs of texts as one sequence each, with the special tokens that the model wants around them.
+
+        Args:
+            pairs: The texts, such as a question and an answer.
+            max_tokens: Cut longer pairs to so many tokens, the longer text first.
+
+        Returns:
+            For each pair its tokens, and where those of the second text begin if the model tells them apart
+            by a type of their own.
+
+        Raises:
+            InvalidRequest: A text holds a lone surrogate, or `max_tokens` leaves no room for a text.
+        """
+        room = None
+        if max_tokens is not None:
+            room = max_tokens - self._backend.num_special_tokens_to_add(is_pair=True)
+            if room < 1:
+                raise InvalidRequest(
+                    f"{max_tokens} tokens are too few for a pair of texts", param="truncate_prompt_tokens"
+                )
+        texts = [text.replace(BREAK, "") for pair in pairs for text in pair]
+        _check_characters(texts)
+        encodings = self._backend.encode_batch(texts, add_special_tokens=False)
+        found: list[tuple[list[int], int | None]] = []
+        for first, second in zip(encodings[::2], encodings[1::2], strict=True):
+            if room is not None:
+                first_room, second_room = _share_room(len(first), len(second), room)
+                first.truncate(first_room)
+                second.truncate(second_room)
+            both = self._backend.post_process(first, second)
+            types: list[int] = both.type_ids
+            found.append((both.ids, types.index(1) if 1 in types else None))
+        return found
+
+    @cached_property
+    def around(self) -> tuple[list[int], list[int]]:
+        """The special tokens that `encode` puts before a text and behind it."""
+        bare = self.encode("a", add_special_tokens=False)
+        whole = self.encode("a")
+        for before in range(len(whole) - len(bare) + 1):
+            if whole[before : before + len(bare)] == bare:
+                return whole[:before], whole[before + len(bare) :]
+        return [], []
 
     def defuse(self, value: Json) -> Json:
         """Makes the special tokens that are spelled out in a conversation mere text.
@@ -206,6 +252,26 @@ class Tokenizer:
         return max(len(self._spelling.encode(name)) for name in self._backend.get_vocab())
 
 
+def _check_characters(texts: Sequence[str]) -> None:
+    for text in texts:
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidRequest(f"the text holds a lone surrogate at character {error.start}") from error
+
+
+def _share_room(first: int, second: int, room: int) -> tuple[int, int]:
+    """How many tokens of two texts fit into `room`: the longer one is cut until both are equally long."""
+    if first + second <= room:
+        return first, second
+    half = room // 2
+    if first <= half:
+        return first, room - first
+    if second <= half:
+        return room - second, second
+    return (half, room - half) if first <= second else (room - half, half)
+
+
 def read_tokenizer_config(folder: Path) -> Fields:
     """Reads tokenizer_config.json, which may be absent."""
     path = folder / "tokenizer_config.json"
@@ -222,6 +288,12 @@ def special_tokens(settings: Fields) -> dict[str, str]:
         else:
             names[name] = settings.string(name, "")
     return {name: spelling for name, spelling in names.items() if spelling}
+
+
+def _lowers_case(folder: Path) -> bool:
+    """Whether sentence-transformers' settings ask for texts in lower case, whatever the tokenizer does."""
+    path = folder / "sentence_bert_config.json"
+    return path.exists() and Fields(read_json(path), path.name).boolean("do_lower_case")
 
 
 def _load_json(path: Path) -> Backend:

@@ -32,10 +32,10 @@ import torch
 
 from .. import __version__
 from ..kernels.cpu import PACKED_LAYOUT
-from .causal_lm import CausalLM
 from .config import GenerationDefaults, ModelConfig
 from .packed_file import DamagedFile, is_packed, packed_bytes, read_packed, write_packed
 from .quant.options import WeightOptions
+from .text_model import TextModel
 
 logger = logging.getLogger(__name__)
 
@@ -236,7 +236,7 @@ class CacheEntry:
             return None
         return path if path.exists() else None
 
-    def load(self, path: Path, model: CausalLM, options: WeightOptions) -> bool:
+    def load(self, path: Path, model: TextModel, options: WeightOptions) -> bool:
         """Fills a model from the entry's file. A damaged one is removed, and False returned."""
         try:
             read_packed(path, model, int8_activations=options.rounds_activations("cpu"))
@@ -253,7 +253,7 @@ class CacheEntry:
         with contextlib.suppress(OSError):
             path.unlink()
 
-    def store(self, model: CausalLM) -> threading.Thread | None:
+    def store(self, model: TextModel) -> threading.Thread | None:
         """Writes a model's packed weights in the background; None if there is nothing to be gained."""
         if not is_packed(model) or packed_bytes(model) < MIN_BYTES:
             return None
@@ -262,7 +262,7 @@ class CacheEntry:
         thread.start()
         return thread
 
-    def _store(self, model: CausalLM) -> None:
+    def _store(self, model: TextModel) -> None:
         with contextlib.suppress(OSError, AttributeError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST_PRIORITY)
         try:
@@ -272,7 +272,7 @@ class CacheEntry:
         except Exception:
             logger.exception("packed weights cannot be kept for the next start")
 
-    def write(self, model: CausalLM) -> Path | None:
+    def write(self, model: TextModel) -> Path | None:
         """Writes a model's packed weights; None if they have no room. Raises OSError if the disk refuses."""
         self.cache.entries.mkdir(parents=True, exist_ok=True, mode=0o700)
         hashes = [self.cache.file_hash(state) for state in self.states]

@@ -17,6 +17,7 @@ os.environ["QUIRE_CACHE_DIR"] = os.path.join(tempfile.gettempdir(), f"quire-test
 
 import pytest
 
+import tiny_encoders
 import tiny_models
 
 ROOT = Path(__file__).parent.parent
@@ -41,6 +42,21 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         if key not in made:
             folder = tmp_path_factory.mktemp(architecture)
             made[key] = tiny_models.write_model(folder, architecture, **overrides)
+        return made[key]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """`tiny_encoder(architecture, **overrides)` is the folder of a random encoder, made once per session."""
+    made: dict[str, Path] = {}
+
+    def make(architecture: str = "BertModel", **overrides: Any) -> Path:
+        key = repr((architecture, sorted(overrides.items())))
+        if key not in made:
+            folder = tmp_path_factory.mktemp(architecture)
+            made[key] = tiny_encoders.write_encoder(folder, architecture, **overrides)
         return made[key]
 
     return make

@@ -1,0 +1,144 @@
+"""What config.json says about an encoder, and about the head of a classifier."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ..errors import ModelError
+from .config_reader import Fields
+
+EncoderActivation = Literal["gelu", "gelu_tanh", "relu"]
+ClassifierActivation = Literal["softmax", "sigmoid", "none"]
+
+MAX_LABELS = 1 << 16
+
+_ACTIVATIONS: dict[str, EncoderActivation] = {
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "relu": "relu",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassifierConfig:
+    """The head that gives a text a number for each label.
+
+    Attributes:
+        labels: Their names, in the order of the numbers.
+        activation: What makes probabilities, or scores, of the numbers: "none" leaves them as they are.
+    """
+
+    labels: tuple[str, ...]
+    activation: ClassifierActivation
+
+    @property
+    def num_labels(self) -> int:
+        """How many numbers a text gets."""
+        return len(self.labels)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncoderConfig:
+    """What only encoders have.
+
+    Attributes:
+        layer_norm_eps: Epsilon of every layer norm.
+        hidden_act: Activation of the MLP.
+        num_positions: Rows of the table of position embeddings.
+        num_token_types: Rows of the table of token types; 0 if there is none.
+        padding_id: For models whose positions are counted as RoBERTa's are, from `padding_id + 1` on and past
+            padding tokens; None where they count from 0.
+        usual_length: The tokens to which sentence-transformers cuts a text; None if it does not.
+    """
+
+    layer_norm_eps: float
+    hidden_act: EncoderActivation
+    num_positions: int
+    num_token_types: int = 0
+    padding_id: int | None = None
+    usual_length: int | None = None
+
+    @property
+    def first_position(self) -> int:
+        """The row of the position table that a text's first token has."""
+        return 0 if self.padding_id is None else self.padding_id + 1
+
+
+def read_encoder(config: Fields, sentences: Fields, family: str) -> EncoderConfig:
+    """What config.json says about an encoder.
+
+    Args:
+        config: config.json.
+        sentences: sentence_bert_config.json, or nothing.
+        family: "bert", "roberta" or "distilbert".
+
+    Raises:
+        ModelError: A value is missing, malformed or not supported.
+    """
+    kind = config.string("position_embedding_type", "absolute")
+    if kind != "absolute":
+        raise config.error("position_embedding_type", "absolute")
+    for name in ("is_decoder", "add_cross_attention"):
+        if config.boolean(name):
+            raise config.error(name, "false")
+    activation = config.string("hidden_act", "gelu")
+    if activation not in _ACTIVATIONS:
+        raise config.error("hidden_act", f"one of {', '.join(_ACTIVATIONS)}")
+    return EncoderConfig(
+        layer_norm_eps=config.number("layer_norm_eps", 1e-12),
+        hidden_act=_ACTIVATIONS[activation],
+        num_positions=config.integer("max_position_embeddings", 512, high=1 << 31),
+        num_token_types=0 if family == "distilbert" else config.integer("type_vocab_size", 2),
+        padding_id=config.integer("pad_token_id", 1, low=0) if family == "roberta" else None,
+        usual_length=sentences.integer("max_seq_length") if sentences.has("max_seq_length") else None,
+    )
+
+
+def read_classifier(config: Fields) -> ClassifierConfig:
+    """The head of a sequence classifier: its labels, and what is made of its numbers.
+
+    The activation is that of sentence-transformers' cross-encoders if config.json names one; else that of
+    `problem_type`; else a sigmoid for one label and a softmax for several.
+    """
+    names = config.object("id2label")
+    if names is None:
+        count = config.integer("num_labels", 2, high=MAX_LABELS)
+        labels = tuple(f"LABEL_{index}" for index in range(count))
+    else:
+        count = len(names.values)
+        if not 1 <= count <= MAX_LABELS or set(names.values) != {str(index) for index in range(count)}:
+            raise config.error("id2label", "an object whose keys are 0, 1, 2, ...")
+        labels = tuple(names.string(str(index)) for index in range(count))
+    return ClassifierConfig(labels=labels, activation=_classifier_activation(config, len(labels)))
+
+
+def _classifier_activation(config: Fields, num_labels: int) -> ClassifierActivation:
+    nested = config.object("sentence_transformers")
+    name = "" if nested is None else nested.string("activation_fn", "")
+    name = name or config.string("sbert_ce_default_activation_function", "")
+    if name:
+        kinds: dict[str, ClassifierActivation] = {
+            "sigmoid": "sigmoid",
+            "identity": "none",
+            "softmax": "softmax",
+        }
+        kind = kinds.get(name.rpartition(".")[2].lower())
+        if kind is None:
+            raise ModelError(
+                "config.json: a classifier's activation must be Sigmoid, Softmax or Identity, "
+                f"got {name[:80]!r}."
+            )
+        return kind
+    problem = config.string("problem_type", "")
+    by_problem: dict[str, ClassifierActivation] = {
+        "regression": "none",
+        "single_label_classification": "softmax",
+        "multi_label_classification": "sigmoid",
+    }
+    if problem:
+        if problem not in by_problem:
+            raise config.error("problem_type", f"one of {', '.join(by_problem)}")
+        return by_problem[problem]
+    return "sigmoid" if num_labels == 1 else "softmax"

@@ -1,0 +1,145 @@
+"""Encoders against transformers: states and labels of texts of all lengths, alone and in company."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import tiny_encoders
+from quire.errors import ModelError
+from quire.kernels.types import PackedSequences
+from quire.models.config import ModelConfig
+from quire.models.encoder import Encoder, EncoderBatch
+from quire.models.loader import load_encoder
+
+TOLERANCE = 1e-4
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "bert": ("BertModel", {}),
+    "bert of masked tokens": ("BertForMaskedLM", {}),
+    "bert tanh gelu": ("BertModel", {"hidden_act": "gelu_new"}),
+    "bert relu": ("BertModel", {"hidden_act": "relu"}),
+    "distilbert": ("DistilBertModel", {}),
+    "distilbert of masked tokens": ("DistilBertForMaskedLM", {}),
+    "roberta": ("RobertaModel", {}),
+    "xlm-roberta": ("XLMRobertaModel", {}),
+    "xlm-roberta of masked tokens": ("XLMRobertaForMaskedLM", {}),
+}
+CLASSIFIERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "bert": ("BertForSequenceClassification", {"num_labels": 3}),
+    "distilbert": ("DistilBertForSequenceClassification", {"num_labels": 2}),
+    "roberta": ("RobertaForSequenceClassification", {"num_labels": 1}),
+    "xlm-roberta": ("XLMRobertaForSequenceClassification", {"num_labels": 4}),
+}
+
+
+def texts(seed: int = 3, *, longest: int = 300) -> list[list[int]]:
+    """Token ids of texts from 1 to `longest` tokens, padding tokens among them."""
+    print("seed", seed)
+    rng = random.Random(seed)
+    return [[rng.randrange(259) for _ in range(length)] for length in (1, 2, 17, 64, 5, longest, 33)]
+
+
+def batch(sequences: Sequence[Sequence[int]], second: int | None = None) -> EncoderBatch:
+    """A step of these texts, of which the tokens from `second` on are those of a second text."""
+    lengths = list(map(len, sequences))
+    positions = [place for length in lengths for place in range(length)]
+    return EncoderBatch(
+        torch.tensor([token for ids in sequences for token in ids]),
+        torch.tensor(positions),
+        torch.tensor([int(second is not None and place >= second) for place in positions]),
+        PackedSequences(torch.tensor([0, *accumulate(lengths)], dtype=torch.int32), max(lengths)),
+    )
+
+
+def load(folder: Path, dtype: torch.dtype = torch.float32) -> Encoder:
+    return load_encoder(folder, ModelConfig.from_folder(folder), device="cpu", dtype=dtype)
+
+
+@torch.inference_mode()
+def states(model: Encoder, sequences: Sequence[Sequence[int]], second: int | None = None) -> list[Tensor]:
+    """The states of each text."""
+    step = batch(sequences, second)
+    return list(model.forward(step).split(list(map(len, sequences))))
+
+
+@pytest.fixture(params=CASES, scope="module")
+def folder(request: pytest.FixtureRequest, tiny_encoder: Callable[..., Path]) -> Path:
+    architecture, overrides = CASES[request.param]
+    return tiny_encoder(architecture, **overrides)
+
+
+@pytest.fixture(params=CLASSIFIERS, scope="module")
+def classifier(request: pytest.FixtureRequest, tiny_encoder: Callable[..., Path]) -> Path:
+    architecture, overrides = CLASSIFIERS[request.param]
+    return tiny_encoder(architecture, **overrides)
+
+
+def test_states_equal_transformers(folder: Path) -> None:
+    model = load(folder)
+    for ids, found in zip(texts(), states(model, texts()), strict=True):
+        assert torch.allclose(found, tiny_encoders.oracle_states(folder, ids), atol=TOLERANCE)
+
+
+def test_the_second_text_of_a_pair_has_another_type(tiny_encoder: Callable[..., Path]) -> None:
+    folder = tiny_encoder("BertModel")
+    (ids,) = texts()[3:4]
+    (found,) = states(load(folder), [ids], second=40)
+    expected = tiny_encoders.oracle_states(folder, ids, [0] * 40 + [1] * 24)
+    assert torch.allclose(found, expected, atol=TOLERANCE)
+    assert not torch.allclose(found, tiny_encoders.oracle_states(folder, ids), atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_company_changes_no_bit(folder: Path, dtype: torch.dtype) -> None:
+    model, sequences = load(folder, dtype), texts(4)
+    together = states(model, sequences)
+    for ids, found in zip(sequences, together, strict=True):
+        assert torch.equal(states(model, [ids])[0], found)
+    for ids, found in zip(sequences[::-1], states(model, sequences[::-1]), strict=True):
+        assert torch.equal(states(model, [ids])[0], found)
+
+
+def test_labels_equal_transformers(classifier: Path) -> None:
+    model = load(classifier)
+    found = states(model, texts())
+    with torch.inference_mode():
+        logits = model.classify(torch.stack([rows[0] for rows in found]))
+        alone = [model.classify(rows[:1]) for rows in found]
+    assert logits.dtype == torch.float32
+    for ids, row, same in zip(texts(), logits, alone, strict=True):
+        assert torch.allclose(row, tiny_encoders.oracle_logits(classifier, ids), atol=TOLERANCE)
+        assert torch.equal(row, same[0])
+
+
+def test_norms_under_their_old_names(tiny_encoder: Callable[..., Path], tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = tiny_encoder("BertForMaskedLM")
+    tensors = {
+        name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): x
+        for name, x in load_file(folder / "model.safetensors").items()
+    }
+    tensors["bert.embeddings.position_ids"] = torch.arange(400)[None]
+    save_file(tensors, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
+    for old, new in zip(states(load(tmp_path), texts()), states(load(folder), texts()), strict=True):
+        assert torch.equal(old, new)
+
+
+def test_a_missing_layer_is_named(tiny_encoder: Callable[..., Path], tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = tiny_encoder("BertModel")
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["encoder.layer.1.output.dense.weight"]
+    save_file(tensors, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
+    with pytest.raises(ModelError, match=r"bert\.encoder\.layer\.1\.output\.dense\.weight"):
+        load(tmp_path)
