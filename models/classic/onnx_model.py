@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 
 from ...errors import ModelError, UntrustedModel
-from .predictor import Array, Arrays, Description, LoadOptions, Predictor, TensorSpec
+from .predictor import Array, Arrays, Description, LoadOptions, Predictor, TensorSpec, as_bytes, texts_of
 
 DATATYPES = {
     "tensor(bool)": "BOOL",
@@ -38,11 +38,16 @@ class OnnxPredictor(Predictor):
         self._texts = [spec.name for spec in inputs if spec.datatype == "BYTES"]
 
     @classmethod
+    def files(cls, path: Path) -> tuple[Path, ...]:
+        """The .onnx file, and those of its external data."""
+        return (path, *_external_data(path))
+
+    @classmethod
     def load(cls, path: Path, options: LoadOptions) -> Self:
         """Loads a .onnx file, with external data beside it; see `Predictor.load`."""
         import onnxruntime
 
-        _check_external_data(path)
+        _external_data(path)
         session_options = onnxruntime.SessionOptions()
         session_options.intra_op_num_threads = options.num_threads
         session_options.inter_op_num_threads = 1
@@ -60,12 +65,10 @@ class OnnxPredictor(Predictor):
         """Runs the graph."""
         feed = dict(inputs)
         for name in self._texts:
-            feed[name] = _as_text(feed[name])
+            texts = texts_of(feed[name], name)
+            feed[name] = np.array(texts, dtype=object).reshape(feed[name].shape)
         outputs = self._session.run(self._names, feed)
-        return {
-            name: _as_bytes(array) if array.dtype == object else array
-            for name, array in zip(self._names, outputs, strict=True)
-        }
+        return {name: as_bytes(array) for name, array in zip(self._names, outputs, strict=True)}
 
     def describe(self) -> Description:
         """As in the graph."""
@@ -87,18 +90,8 @@ def _spec(value: Any) -> TensorSpec:
     )
 
 
-def _as_text(array: Array) -> Array:
-    return np.array([item.decode() for item in array.ravel()], dtype=object).reshape(array.shape)
-
-
-def _as_bytes(array: Array) -> Array:
-    flat = np.empty(array.size, dtype=object)
-    flat[:] = [item.encode() for item in array.ravel()]
-    return flat.reshape(array.shape)
-
-
-def _check_external_data(path: Path) -> None:
-    """Refuses a model whose weights lie outside its folder, or are no plain files."""
+def _external_data(path: Path) -> list[Path]:
+    """The files of a model's external data; refuses those outside its folder, and what is no plain file."""
     import onnx
 
     try:
@@ -106,6 +99,7 @@ def _check_external_data(path: Path) -> None:
     except Exception as error:
         raise ModelError(f"{path} is no ONNX model: {error}") from error
     folder = path.parent.resolve()
+    files: set[Path] = set()
     for message in _messages(model):
         if not isinstance(message, onnx.TensorProto):
             continue
@@ -119,6 +113,8 @@ def _check_external_data(path: Path) -> None:
                 )
             if not place.is_file():
                 raise ModelError(f"{path} has external data at {entry.value!r}, which is no file")
+            files.add(path.parent / place.relative_to(folder))
+    return sorted(files)
 
 
 def _messages(root: Any) -> Iterator[Any]:

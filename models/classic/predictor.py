@@ -7,8 +7,6 @@ trusts it and has pinned its digest.
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import EngineError, InvalidRequest, ModelError, UntrustedModel
+from ...errors import EngineError, InvalidRequest, ModelError
 
 Array = NDArray[Any]
 Arrays = Mapping[str, Array]
@@ -106,14 +104,15 @@ class LoadOptions:
     """What the server's owner says about a model.
 
     Attributes:
-        trust: Formats that run code when they are loaded may be, if `sha256` is the file's.
-        sha256: The file's digest, in hexadecimal; checked whenever it is given.
+        trust: Formats that run code when they are loaded may be, if `sha256` is the model's.
+        sha256: The model's digest, in hexadecimal, as `digests.py` defines it for files and folders;
+            checked whenever it is given.
         num_threads: Threads of one instance.
         python_class: For runtime "python": `module:Class`, a `Predictor` that is installed or on
             PYTHONPATH.
         inputs: The inputs, for formats that do not describe them.
         outputs: The outputs, for formats that do not describe them.
-        parameters: For runtimes "transformers" and "python": values that JSON has.
+        parameters: For runtimes that take some, as `runtimes.py` says: values that JSON has.
     """
 
     trust: bool = False
@@ -142,6 +141,15 @@ class Predictor(ABC):
             ModelError: It cannot be loaded.
         """
 
+    @classmethod
+    def files(cls, path: Path) -> tuple[Path, ...]:
+        """What the model is made of, for its digest: `path`, and the files that it is loaded with.
+
+        Raises:
+            ModelError: What lies at `path` does not say.
+        """
+        return (path,)
+
     @abstractmethod
     def predict(self, inputs: Arrays) -> dict[str, Array]:
         """Computes the outputs, as described, for inputs that are as described."""
@@ -153,28 +161,6 @@ class Predictor(ABC):
     @abstractmethod
     def unload(self) -> None:
         """Gives back what the model holds; nothing is called after it."""
-
-
-def sha256_of(path: Path) -> str:
-    """A file's digest."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def check_digest(path: Path, options: LoadOptions) -> None:
-    """Raises ModelError unless the file's digest is the one that was given, if one was."""
-    if options.sha256 is None:
-        return
-    found = sha256_of(path)
-    if not hmac.compare_digest(found, options.sha256.lower()):
-        raise ModelError(f"the sha256 of {path} is {found}, not {options.sha256}")
-
-
-def check_trusted(path: Path, options: LoadOptions, what: str) -> None:
-    """Raises UntrustedModel unless the owner trusts this very file, by its digest."""
-    if not options.trust or options.sha256 is None:
-        raise UntrustedModel(f"{path} is {what}: loading it runs code. It needs trust and its sha256 digest.")
-    check_digest(path, options)
 
 
 def single_input(inputs: Arrays) -> Array:
@@ -195,3 +181,25 @@ def as_outputs(specs: Sequence[TensorSpec], arrays: Sequence[Any]) -> dict[str, 
         spec.name: np.ascontiguousarray(array, dtype=DTYPES[spec.datatype])
         for spec, array in zip(specs, arrays, strict=True)
     }
+
+
+def texts_of(array: Array, name: str) -> list[str]:
+    """The elements of a BYTES array, for runtimes whose texts are no bytes.
+
+    Raises:
+        InvalidRequest: One is not UTF-8.
+    """
+    try:
+        return [item.decode() for item in array.ravel()]
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(f"input {name} has a text that is not UTF-8: {error}", param=name) from error
+
+
+def as_bytes(output: Any) -> Array:
+    """An output of texts as a BYTES array, which holds `bytes`; other outputs as they are."""
+    array = np.asarray(output)
+    if array.dtype.kind not in "USO":
+        return array
+    encoded = np.empty(array.size, dtype=object)
+    encoded[:] = [item if isinstance(item, bytes) else str(item).encode() for item in array.ravel().tolist()]
+    return encoded.reshape(array.shape)

@@ -7,61 +7,97 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import ModelError
-from .predictor import LoadOptions, Predictor, check_digest
+from .digests import check_digest
+from .predictor import LoadOptions, Predictor
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Runtime:
     """Where a runtime is.
 
     Attributes:
         module: Its module, in this package.
         predictor: Its class.
-        suffixes: Of its files; none if what it loads is no file.
+        suffixes: Of its files, if it loads files.
+        folder_with: What its folders hold, if it loads folders.
         extra: The optional extra that brings what it needs, or None if quire has it.
+        has_parameters: It makes something of `LoadOptions.parameters`.
     """
 
     module: str
     predictor: str
-    suffixes: tuple[str, ...]
-    extra: str | None
+    suffixes: tuple[str, ...] = ()
+    folder_with: str | None = None
+    extra: str | None = None
+    has_parameters: bool = False
 
 
 RUNTIMES: dict[str, Runtime] = {
-    "lightgbm": Runtime("lightgbm_model", "LightGBMPredictor", (".txt", ".lgb"), "lightgbm"),
-    "xgboost": Runtime("xgboost_model", "XGBoostPredictor", (".json", ".ubj"), "xgboost"),
-    "sklearn": Runtime(
-        "sklearn_model", "SklearnPredictor", (".skops", ".pkl", ".pickle", ".joblib"), "sklearn"
+    "lightgbm": Runtime(
+        module="lightgbm_model", predictor="LightGBMPredictor", suffixes=(".txt", ".lgb"), extra="lightgbm"
     ),
-    "onnx": Runtime("onnx_model", "OnnxPredictor", (".onnx",), "onnx"),
-    "torch": Runtime("torch_model", "TorchPredictor", (".pt2", ".pt"), None),
-    "transformers": Runtime("transformers_model", "TransformersPredictor", (), None),
-    "python": Runtime("python_class", "PythonPredictor", (), None),
+    "xgboost": Runtime(
+        module="xgboost_model", predictor="XGBoostPredictor", suffixes=(".json", ".ubj"), extra="xgboost"
+    ),
+    "sklearn": Runtime(
+        module="sklearn_model",
+        predictor="SklearnPredictor",
+        suffixes=(".skops", ".pkl", ".pickle", ".joblib"),
+        extra="sklearn",
+    ),
+    "onnx": Runtime(module="onnx_model", predictor="OnnxPredictor", suffixes=(".onnx",), extra="onnx"),
+    "openvino": Runtime(
+        module="openvino_model", predictor="OpenVINOPredictor", suffixes=(".xml",), extra="openvino"
+    ),
+    "torch": Runtime(module="torch_model", predictor="TorchPredictor", suffixes=(".pt2", ".pt")),
+    "tensorrt": Runtime(
+        module="tensorrt_model",
+        predictor="TensorRTPredictor",
+        suffixes=(".plan", ".engine"),
+        extra="tensorrt",
+    ),
+    "tensorflow": Runtime(
+        module="tensorflow_model",
+        predictor="TensorFlowPredictor",
+        folder_with="saved_model.pb",
+        extra="tensorflow",
+        has_parameters=True,
+    ),
+    "transformers": Runtime(
+        module="transformers_model",
+        predictor="TransformersPredictor",
+        folder_with="config.json",
+        has_parameters=True,
+    ),
+    "python": Runtime(module="python_class", predictor="PythonPredictor", has_parameters=True),
 }
 
 
 def runtime_of(path: Path) -> str:
-    """The runtime of a file, by its suffix; of a folder with a config.json, Transformers.
+    """The runtime of a file, by its suffix, or of a folder, by what it holds.
 
     Raises:
         ModelError: No runtime reads such files.
     """
-    if (path / "config.json").is_file():
-        return "transformers"
     for name, runtime in RUNTIMES.items():
-        if path.suffix.lower() in runtime.suffixes:
+        if path.suffix.lower() in runtime.suffixes and not path.is_dir():
             return name
-    known = ", ".join(suffix for runtime in RUNTIMES.values() for suffix in runtime.suffixes)
-    raise ModelError(f"{path}: no runtime reads files ending in {path.suffix!r}; there are {known}")
+        if runtime.folder_with is not None and (path / runtime.folder_with).is_file():
+            return name
+    known = [suffix for runtime in RUNTIMES.values() for suffix in runtime.suffixes]
+    known += [f"folders with {one.folder_with}" for one in RUNTIMES.values() if one.folder_with is not None]
+    raise ModelError(
+        f"{path}: no runtime reads files ending in {path.suffix!r}; there are {', '.join(known)}"
+    )
 
 
 def load_predictor(path: Path, options: LoadOptions, runtime: str | None = None) -> Predictor:
     """Loads a model.
 
     Args:
-        path: The file; for runtime "transformers" a folder, for "python" whatever the class makes of it.
+        path: The file or folder; for runtime "python" whatever the class makes of it.
         options: What the owner says.
-        runtime: A key of `RUNTIMES`; by default by the suffix.
+        runtime: A key of `RUNTIMES`; by default by the suffix, or by what the folder holds.
 
     Raises:
         UntrustedModel: Loading it would run code, and it is not trusted.
@@ -70,19 +106,30 @@ def load_predictor(path: Path, options: LoadOptions, runtime: str | None = None)
     name = runtime if runtime is not None else runtime_of(path)
     if name not in RUNTIMES:
         raise ModelError(f"there is no runtime {name!r}, only {', '.join(RUNTIMES)}")
-    if RUNTIMES[name].suffixes:
-        if not path.is_file():
-            raise ModelError(f"there is no file {path}")
-        check_digest(path, options)
-    elif options.sha256 is not None:
-        raise ModelError(f"sha256 is the digest of a file, which runtime {name} does not load")
     entry = RUNTIMES[name]
-    module = importlib.import_module(f".{entry.module}", __package__)
+    _check(path, options, name, entry)
+    predictor: type[Predictor] = getattr(
+        importlib.import_module(f".{entry.module}", __package__), entry.predictor
+    )
     try:
-        return getattr(module, entry.predictor).load(path, options)
+        if options.sha256 is not None:
+            check_digest(predictor.files(path), options)
+        return predictor.load(path, options)
     except ImportError as error:
         if entry.extra is None:
             raise
         raise ModelError(
             f"{path} needs {error.name}, which cannot be imported: pip install quire[{entry.extra}]"
         ) from error
+
+
+def _check(path: Path, options: LoadOptions, name: str, entry: Runtime) -> None:
+    """Refuses what the runtime would ignore, and a path at which its models do not lie."""
+    if options.parameters and not entry.has_parameters:
+        raise ModelError(f"the runtime {name} takes no parameters; there are {sorted(options.parameters)}")
+    if options.python_class is not None and name != "python":
+        raise ModelError(f"python_class is for the runtime python, not {name}: {options.python_class!r}")
+    if entry.suffixes and not path.is_file():
+        raise ModelError(f"there is no file {path}")
+    if entry.folder_with is not None and not (path / entry.folder_with).is_file():
+        raise ModelError(f"there is no {path / entry.folder_with}")

@@ -11,6 +11,7 @@ from typing import Any, Self
 import numpy as np
 
 from ...errors import ModelError, UntrustedModel
+from .digests import check_trusted
 from .predictor import (
     Array,
     Arrays,
@@ -18,8 +19,8 @@ from .predictor import (
     LoadOptions,
     Predictor,
     TensorSpec,
+    as_bytes,
     as_outputs,
-    check_trusted,
     datatype,
     single_input,
 )
@@ -71,7 +72,7 @@ class SklearnPredictor(Predictor):
     def predict(self, inputs: Arrays) -> dict[str, Array]:
         """What the estimator's methods give."""
         return as_outputs(
-            self._description.outputs, [_as_bytes(output) for output in self._call(single_input(inputs))]
+            self._description.outputs, [as_bytes(output) for output in self._call(single_input(inputs))]
         )
 
     def describe(self) -> Description:
@@ -87,17 +88,6 @@ class SklearnPredictor(Predictor):
             # Fitted on named columns, it is given them in their order, without names.
             warnings.filterwarnings("ignore", "X does not have valid feature names", UserWarning)
             return [getattr(self._estimator, name)(rows) for name in self._methods]
-
-
-def _as_bytes(output: Any) -> Array:
-    """String labels become `bytes`, as BYTES tensors hold them."""
-    array = np.asarray(output)
-    if array.dtype.kind not in "USO":
-        return array
-    flat = [item if isinstance(item, bytes) else str(item).encode() for item in array.ravel().tolist()]
-    encoded = np.empty(len(flat), dtype=object)
-    encoded[:] = flat
-    return encoded.reshape(array.shape)
 
 
 def _load_skops(path: Path) -> Any:

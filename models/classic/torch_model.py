@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from ...errors import EngineError, ModelError
+from .digests import check_trusted
 from .predictor import (
     Array,
     Arrays,
@@ -18,7 +19,6 @@ from .predictor import (
     Predictor,
     TensorSpec,
     as_outputs,
-    check_trusted,
 )
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from quire.errors import InvalidRequest, ModelError, UntrustedModel
+from quire.models.classic.digests import sha256_of, sha256_of_all
 from quire.models.classic.predictor import (
     Array,
     Arrays,
@@ -22,7 +23,6 @@ from quire.models.classic.predictor import (
     LoadOptions,
     Predictor,
     TensorSpec,
-    sha256_of,
 )
 from quire.models.classic.runtimes import load_predictor
 
@@ -193,9 +193,13 @@ def test_onnx_external_data_must_lie_in_the_models_folder(tmp_path: Path) -> Non
         load_predictor(folder / "model.onnx", LoadOptions())
     (folder / "w.bin").write_bytes(weights)
     onnx_model(folder / "model.onnx", "w.bin")
-    predictor = load_predictor(folder / "model.onnx", LoadOptions())
+    digest = sha256_of_all([folder / "model.onnx", folder / "w.bin"])
+    predictor = load_predictor(folder / "model.onnx", LoadOptions(sha256=digest))
     rows = X.astype(np.float32)
     np.testing.assert_array_equal(predictor.predict({"x": rows})["y"], rows[:, :2])
+    (folder / "w.bin").write_bytes(weights[:-1] + b"\1")
+    with pytest.raises(ModelError, match=r"sha256 of .*model\.onnx, .*w\.bin is"):
+        load_predictor(folder / "model.onnx", LoadOptions(sha256=digest))
 
 
 def test_torch_export(tmp_path: Path) -> None:
@@ -347,6 +351,14 @@ def test_a_runtime_that_is_not_installed_names_its_extra(
     (tmp_path / "model.txt").write_text("tree")
     with pytest.raises(ModelError, match=r"pip install quire\[lightgbm\]"):
         load_predictor(tmp_path / "model.txt", LoadOptions())
+
+
+def test_options_that_a_runtime_would_ignore_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "model.txt").write_text("tree")
+    with pytest.raises(ModelError, match=r"lightgbm takes no parameters; there are \['colour'\]"):
+        load_predictor(tmp_path / "model.txt", LoadOptions(parameters={"colour": 1}))
+    with pytest.raises(ModelError, match="for the runtime python, not lightgbm: 'a:B'"):
+        load_predictor(tmp_path / "model.txt", LoadOptions(python_class="a:B"))
 
 
 def test_files_that_no_runtime_reads_are_refused(tmp_path: Path) -> None:
