@@ -44,6 +44,8 @@ from .tgi.routes import TYPES as TGI_TYPES
 from .tgi.routes import tgi_routes
 from .tokens import TYPES as TOKEN_TYPES
 from .tokens import token_routes
+from .torchserve.routes import TYPES as TORCHSERVE_TYPES
+from .torchserve.routes import torchserve_routes
 
 if TYPE_CHECKING:
     from ..engine.async_engine import AsyncEngine
@@ -63,6 +65,7 @@ TYPES = (
     *TF_SERVING_TYPES,
     *LLAMA_CPP_TYPES,
     *TOKEN_TYPES,
+    *TORCHSERVE_TYPES,
 )
 """What the OpenAPI document defines."""
 
@@ -113,6 +116,7 @@ def create_app(
         tgi_routes,
         llama_cpp_routes,
         token_routes,
+        torchserve_routes,
     ):
         app.include_router(routes(context))
     app.include_router(page_routes())

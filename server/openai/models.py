@@ -5,8 +5,11 @@ from __future__ import annotations
 import msgspec
 from starlette.responses import Response
 
+from .. import classic
 from ..context import ServerContext
 from ..language_models import LanguageModel
+from ..tf_serving.protocol import TfStatusDetails, TfVersionStatus
+from ..tf_serving.versions import Target, status
 from .protocol import Model, ModelList
 
 
@@ -16,8 +19,17 @@ def list_models(context: ServerContext) -> Response:
 
 
 def get_model(context: ServerContext, name: str) -> Response:
-    """One model, or 404."""
-    return _json(_shown(context.language_models.get(name)))
+    """One model, or 404; a classic one, too, since TensorFlow Serving has its models' status here."""
+    if name not in context.language_models and name in classic.model_names(context):
+        model = Model(id=name, created=context.state.created, root=name)
+        model.model_version_status = status(context, Target(name)).model_version_status
+        return _json(model)
+    found = context.language_models.get(name)
+    model = _shown(found)
+    model.model_version_status = [
+        TfVersionStatus("1", "AVAILABLE" if found.engine.is_ready else "LOADING", TfStatusDetails("OK", ""))
+    ]
+    return _json(model)
 
 
 def _shown(model: LanguageModel) -> Model:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from ..tf_serving.protocol import TfVersionStatus
 from .message_protocol import AnswerMessage, Delta, Message, NamedToolChoice, Tool
 from .structured import StructuredFields
 
@@ -253,7 +254,10 @@ class ChatCompletionChunk(msgspec.Struct, kw_only=True):
 
 
 class Model(msgspec.Struct, kw_only=True):
-    """A model that is served. `root` is what it was loaded from."""
+    """A model that is served. `root` is what it was loaded from.
+
+    Asked for alone, it has TensorFlow Serving's status, too; a classic model has no length.
+    """
 
     id: str
     object: Literal["model"] = "model"
@@ -261,7 +265,8 @@ class Model(msgspec.Struct, kw_only=True):
     owned_by: str = "quire"
     root: str
     parent: None = None
-    max_model_len: int
+    max_model_len: int | msgspec.UnsetType = msgspec.UNSET
+    model_version_status: list[TfVersionStatus] | msgspec.UnsetType = msgspec.UNSET
 
 
 class ModelList(msgspec.Struct, kw_only=True):

@@ -122,6 +122,13 @@ async def test_regress_with_a_context(client: httpx.AsyncClient, trained: Traine
 
 
 async def test_status_and_metadata(client: httpx.AsyncClient) -> None:
+    answer = (await client.get("/v1/models/trees")).json()
+    assert [one["version"] for one in answer["model_version_status"]] == ["2", "1"]
+    assert {one["state"] for one in answer["model_version_status"]} == {"AVAILABLE"}
+    assert (answer["id"], answer["object"]) == ("trees", "model")
+    language = (await client.get("/v1/models/fake")).json()
+    assert (language["max_model_len"], language["model_version_status"][0]["state"]) == (512, "AVAILABLE")
+    assert set((await client.get("/v1/models/gone")).json()) == {"error"}
     for place in ("versions/1", "labels/stable"):
         response = await client.get(f"/v1/models/trees/{place}")
         assert response.json() == {

@@ -1,0 +1,1 @@
+"""TorchServe's APIs, for its clients: inference, and management."""
