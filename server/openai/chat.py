@@ -78,7 +78,7 @@ async def _answer(context: ServerContext, request: Request, body: ChatCompletion
     writer = _Writer(context, body, chat)
     if body.stream:
         deltas = DeltaStream(run(context, record, job))
-        events = _events(writer, body, job, deltas, envelope, record)
+        events = _events(context, writer, body, job, deltas, envelope, record)
         return await open_stream(context, request, deltas, events)
     ((_, output),) = await while_connected(request.receive, collect(run(context, record, job)))
 
@@ -268,6 +268,7 @@ class _Writer:
 
 
 async def _events(
+    context: ServerContext,
     writer: _Writer,
     body: ChatCompletionRequest,
     job: Job,
@@ -286,19 +287,37 @@ async def _events(
         return usage(record, len(job.prompts[0]))
 
     each_usage = usage_so_far if continuous_usage(body) else None
-    first = ChunkEncoder(
-        msgspec.structs.replace(plain, prompt_token_ids=job.prompts[0]) if body.return_token_ids else plain,
-        each_usage,
-    )
-    yield b"".join(
-        first(ChatChunkChoice(index=index, delta=Delta(role="assistant", content="")))
-        for index in range(job.params[0].n)
-    )
     encode_chunk = ChunkEncoder(plain, each_usage)
-    async for batch in deltas:
+    batches = aiter(deltas)
+    batch = await anext(batches, None) if body.prompt_logprobs is not None else None
+    first = _first_chunk(plain, body, job, batch)
+    roles = [
+        ChatChunkChoice(index=index, delta=Delta(role="assistant", content=""))
+        for index in range(job.params[0].n)
+    ]
+    size = 0 if batch is None else sum(answer_bytes(output) for _, output in batch)
+    opening = await context.offload(size, lambda: ChunkEncoder(first, each_usage)(roles[0]))
+    again = ChunkEncoder(msgspec.structs.replace(first, prompt_logprobs=msgspec.UNSET), each_usage)
+    yield opening + b"".join(map(again, roles[1:]))
+    if batch is not None and (data := b"".join(map(encode_chunk, writer.deltas(batch)))):
+        yield data
+    async for batch in batches:
         if data := b"".join(map(encode_chunk, writer.deltas(batch))):
             yield data
     record.num_reasoning_tokens = writer.num_reasoning_tokens
     if with_usage:
         last.usage = usage(record)
         yield event(msgspec.json.encode(last))
+
+
+def _first_chunk(
+    plain: ChatCompletionChunk, body: ChatCompletionRequest, job: Job, batch: Batch | None
+) -> ChatCompletionChunk:
+    """The chunk that also says what is asked about the prompt; its scores come with the first batch."""
+    chunk = msgspec.structs.replace(plain)
+    if body.return_token_ids:
+        chunk.prompt_token_ids = job.prompts[0]
+    for _, output in batch or ():
+        if output.prompt_logprobs is not None and body.prompt_logprobs is not None:
+            chunk.prompt_logprobs = prompt_logprobs(output.prompt_logprobs, body.prompt_logprobs)
+    return chunk

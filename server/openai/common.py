@@ -58,8 +58,6 @@ def check_common(request: Request, body: SamplingFields) -> None:
         raise InvalidRequest(
             "continuous_usage_stats needs include_usage: true", param="stream_options.continuous_usage_stats"
         )
-    if body.prompt_logprobs is not None and body.stream:
-        raise InvalidRequest("prompt_logprobs are not available in a stream", param="prompt_logprobs")
     if body.request_id is not None:
         record.request_id = check_request_id(body.request_id, "request_id")
     record.user = _label("user", body.user)

@@ -194,9 +194,13 @@ class _Writer:
     def deltas(self, batch: Batch) -> Iterator[CompletionChoice]:
         """The choices with something new to say."""
         for prompt, output in batch:
+            scores = output.prompt_logprobs
             for part in output.outputs:
                 choice = self.choice(prompt, output, part)
                 silent = not choice.text and choice.finish_reason is None and choice.logprobs is None
+                if scores is not None and self._body.prompt_logprobs is not None:
+                    choice.prompt_logprobs = prompt_logprobs(scores, self._body.prompt_logprobs)
+                    scores, silent = None, False  # once for a prompt, not for each of its choices
                 if not silent or choice.token_ids is not msgspec.UNSET:
                     yield choice
 

@@ -49,7 +49,6 @@ async def refusal(response, status: int = 400) -> dict:
         ({"logprobs": 10**6}, "logprobs"),
         ({"logprobs": True}, "logprobs"),
         ({"prompt_logprobs": -1}, "prompt_logprobs"),
-        ({"prompt_logprobs": 1, "stream": True}, "prompt_logprobs"),
         ({"temperature": -0.1}, "temperature"),
         ({"temperature": 2.1}, "temperature"),
         ({"temperature": "hot"}, "temperature"),

@@ -178,6 +178,20 @@ async def test_prompt_logprobs(served: Served) -> None:
     assert answer["choices"][0]["message"]["content"] == ""
 
 
+async def test_prompt_logprobs_of_a_stream_come_with_its_first_chunk(served: Served) -> None:
+    body = {"messages": HI, "max_tokens": 3, "prompt_logprobs": 1, "n": 2, "return_token_ids": True}
+    whole = (await served.chat(**body)).json()
+    *chunks, done = events((await served.chat(**body, stream=True)).text)
+    assert done == "[DONE]"
+    assert chunks[0]["prompt_logprobs"] == whole["prompt_logprobs"]
+    assert not any("prompt_logprobs" in chunk for chunk in chunks[1:])
+    assert [chunk["choices"][0]["delta"].get("role") for chunk in chunks[:3]] == ["assistant"] * 2 + [None]
+    for choice in whole["choices"]:
+        parts = [c["choices"][0] for c in chunks if c["choices"][0]["index"] == choice["index"]]
+        assert "".join(part["delta"].get("content", "") for part in parts) == choice["message"]["content"]
+        assert [t for part in parts for t in part.get("token_ids", [])] == choice["token_ids"]
+
+
 async def test_a_model_without_a_template(served: Served) -> None:
     served.engine.chat_template = ChatTemplate({}, {})
     error = (await served.chat()).json()["error"]

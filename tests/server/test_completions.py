@@ -177,6 +177,20 @@ async def test_prompt_logprobs(served: Served) -> None:
     assert choice["prompt_logprobs"][1][str(ids[1])] == {"logprob": -1.0, "rank": 2, "decoded_token": "e"}
 
 
+async def test_prompt_logprobs_of_a_stream_come_once_for_each_prompt(served: Served) -> None:
+    body = {"prompt": ["hey", "you there"], "n": 2, "max_tokens": 2, "prompt_logprobs": 1}
+    whole = (await served.complete(**body)).json()["choices"]
+    chunks = events((await served.complete(**body, stream=True)).text)[:-1]
+    found = [c["choices"][0] for c in chunks if "prompt_logprobs" in c["choices"][0]]
+    assert {part["index"] // 2: part["prompt_logprobs"] for part in found} == {
+        prompt: whole[2 * prompt]["prompt_logprobs"] for prompt in range(2)
+    }
+    assert len(found) == 2
+    for echo in (True, False):  # echo scores the prompt, too
+        text = (await served.complete(prompt="hey", max_tokens=1, echo=echo, logprobs=1, stream=True)).text
+        assert "prompt_logprobs" not in text
+
+
 async def test_parameters_reach_the_engine(served: Served) -> None:
     wish = {
         "n": 2,
