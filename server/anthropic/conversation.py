@@ -18,6 +18,7 @@ from ..openai.message_protocol import (
     ToolCall,
 )
 from ..openai.protocol import ChatCompletionRequest
+from ..openai.structured import JsonSchema, JsonSchemaFormat
 from .protocol import (
     Block,
     CountTokensRequest,
@@ -44,6 +45,9 @@ def read_conversation(body: CountTokensRequest) -> ChatCompletionRequest:
     chat = ChatCompletionRequest(
         model=body.model, messages=messages, continue_final_message=True if unfinished else None
     )
+    if body.output_config is not None and body.output_config.format is not None:
+        schema = JsonSchema(name="output", schema=body.output_config.format.schema)
+        chat.response_format = JsonSchemaFormat(json_schema=schema)
     if body.tools:
         chat.tools = [_tool(tool) for tool in body.tools]
     if body.tool_choice is not None:

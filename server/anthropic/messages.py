@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ...engine.outputs import CompletionOutput
+from ...engine.structured_params import PARAM
 from ...errors import InvalidRequest
 from ..context import RequestRecord, ServerContext
 from ..errors import ErrorDetails, error_details, error_status
@@ -16,6 +17,7 @@ from ..generation import DeltaStream, collect, run, while_connected
 from ..json_body import read_message
 from ..openai.chat import READING_COST, Chat, prepare_chat
 from ..openai.common import answer_bytes, check_common
+from ..openai.constraints import name_fields
 from ..openai.protocol import ChatCompletionRequest
 from ..openai.turns import Turn
 from ..sse import StreamStyle, event, open_stream
@@ -57,8 +59,20 @@ ERROR_TYPES = {
 async def create_message(context: ServerContext, request: Request) -> Response:
     """Answers one request, streamed or whole."""
     body = await read_message(context, request, MessagesRequest, unsupported=UNSUPPORTED)
-    record: RequestRecord = request.state.record
     conversation = read_conversation(body)
+    try:
+        return await _answer(context, request, body, conversation)
+    except InvalidRequest as error:
+        name_fields(error, conversation)
+        error.message = error.message.replace(f"{PARAM}: json", "output_config.format: the schema", 1)
+        error.message = error.message.replace("response_format", "output_config.format", 1)
+        raise
+
+
+async def _answer(
+    context: ServerContext, request: Request, body: MessagesRequest, conversation: ChatCompletionRequest
+) -> Response:
+    record: RequestRecord = request.state.record
     conversation.max_tokens = body.max_tokens
     conversation.stop = body.stop_sequences
     conversation.temperature = body.temperature

@@ -13,7 +13,6 @@ import msgspec
 UNSUPPORTED_IN_COUNT: dict[str, tuple[object, ...]] = {
     "context_management": (),
     "mcp_servers": ([],),
-    "output_config": (),
 }
 UNSUPPORTED = UNSUPPORTED_IN_COUNT | {
     "container": (),
@@ -104,6 +103,21 @@ class Thinking(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     type: Literal["disabled"]
 
 
+class OutputFormat(
+    msgspec.Struct, forbid_unknown_fields=True, kw_only=True, tag_field="type", tag="json_schema"
+):
+    """JSON that a schema describes."""
+
+    schema: dict[str, Any]
+
+
+class OutputConfig(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """The form of the answer."""
+
+    format: OutputFormat | None = None
+    effort: None = None
+
+
 class CountTokensRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """A conversation. If its last turn is the assistant's, the answer goes on with it."""
 
@@ -113,6 +127,7 @@ class CountTokensRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=Tru
     tools: list[ToolDefinition] | None = None
     tool_choice: ToolChoice | None = None
     thinking: Thinking | None = None
+    output_config: OutputConfig | None = None
     cache_control: CacheControl | None = None
 
 

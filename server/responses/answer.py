@@ -14,9 +14,11 @@ from ..context import RequestRecord, ServerContext
 from ..errors import error_details
 from ..generation import DeltaStream, Job
 from ..openai.protocol import CompletionTokensDetails, PromptTokensDetails
+from ..openai.structured import TextFormat
 from ..openai.turns import Turn
 from ..sse import event
 from .items import Event, ItemWriter
+from .logprobs import MessageLogprobs
 from .protocol import (
     CreateResponse,
     IncompleteDetails,
@@ -24,6 +26,7 @@ from .protocol import (
     ResponseError,
     ResponseObject,
     ResponseUsage,
+    TextSettings,
 )
 
 
@@ -49,6 +52,8 @@ class Answer:
             previous_response_id=body.previous_response_id,
             store=body.store is not False,
             temperature=params.temperature,
+            text=TextSettings(format=(body.text and body.text.format) or TextFormat()),
+            top_logprobs=body.top_logprobs or 0,
             top_p=params.top_p,
             parallel_tool_calls=body.parallel_tool_calls is not False,
             reasoning=body.reasoning or ReasoningSettings(),
@@ -57,14 +62,24 @@ class Answer:
             user=body.user,
         )
         self._turn = turn
+        self._logprobs = None
+        if body.include:
+            self._logprobs = MessageLogprobs(context.engine.tokenizer, job.prompts[0], body.top_logprobs or 0)
         self._items = ItemWriter(record.internal_id)
 
     def finish(self, part: CompletionOutput) -> None:
         """Takes in a whole answer."""
-        for _ in self._items.take(self._turn.deltas(part)):
+        for _ in self._take(part):
             pass  # the items are built in passing
         for _ in self._end(part):
             pass
+
+    def _take(self, part: CompletionOutput) -> Iterator[Event]:
+        """Takes in what is new."""
+        if self._logprobs is not None:
+            self._logprobs.push(part)
+        for delta in self._turn.deltas(part):
+            yield from self._items.take(delta, [] if self._logprobs is None else self._logprobs.take(delta))
 
     def _end(self, part: CompletionOutput) -> Iterator[Event]:
         """Takes in why the answer ended, as the last output says it."""
@@ -102,7 +117,7 @@ class Answer:
         yield self._event("in_progress", {"response": response})
         async for batch in deltas:
             for part in (part for _, output in batch for part in output.outputs):
-                for kind, fields in self._items.take(self._turn.deltas(part)):
+                for kind, fields in self._take(part):
                     yield self._event(kind, fields)
                 if part.finish_reason is not None:
                     for kind, fields in self._end(part):

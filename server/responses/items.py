@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from ..openai.message_protocol import Delta
+from ..openai.protocol import TokenLogprob
 from .protocol import OutputCall, OutputItem, OutputMessage, OutputReasoning, OutputText, ReasoningText
 
 Event = tuple[str, dict[str, object]]
@@ -24,26 +25,25 @@ class ItemWriter:
         self._id = id
         self._is_open = False
 
-    def take(self, deltas: Sequence[Delta]) -> Iterator[Event]:
-        """Takes in what is new."""
-        for delta in deltas:
-            if delta.reasoning:
-                yield from self._add_reasoning(delta.reasoning)
-            if delta.content:
-                yield from self._add_text(delta.content)
-            for call in delta.tool_calls or ():
-                if call.id:
-                    yield from self._begin(
-                        OutputCall(
-                            id=self._new_id("fc"),
-                            call_id=call.id,
-                            name=call.function.name or "",
-                            arguments="",
-                            status="in_progress",
-                        )
+    def take(self, delta: Delta, logprobs: Sequence[TokenLogprob] = ()) -> Iterator[Event]:
+        """Takes in what is new; `logprobs` are those of its content."""
+        if delta.reasoning:
+            yield from self._add_reasoning(delta.reasoning)
+        if delta.content:
+            yield from self._add_text(delta.content, logprobs)
+        for call in delta.tool_calls or ():
+            if call.id:
+                yield from self._begin(
+                    OutputCall(
+                        id=self._new_id("fc"),
+                        call_id=call.id,
+                        name=call.function.name or "",
+                        arguments="",
+                        status="in_progress",
                     )
-                if call.function.arguments:
-                    yield from self._add_arguments(call.function.arguments)
+                )
+            if call.function.arguments:
+                yield from self._add_arguments(call.function.arguments)
 
     def end(self, status: Literal["completed", "incomplete"]) -> Iterator[Event]:
         """The end of the answer; one that says nothing has an empty message."""
@@ -62,13 +62,14 @@ class ItemWriter:
         item.content[0].text += text
         yield "reasoning_text.delta", self._at() | {"delta": text}
 
-    def _add_text(self, text: str) -> Iterator[Event]:
+    def _add_text(self, text: str, logprobs: Sequence[TokenLogprob]) -> Iterator[Event]:
         if not (self._is_open and isinstance(self.items[-1], OutputMessage)):
             yield from self._begin_message()
         item = self.items[-1]
         assert isinstance(item, OutputMessage)
         item.content[0].text += text
-        yield "output_text.delta", self._at() | {"delta": text, "logprobs": []}
+        item.content[0].logprobs += logprobs
+        yield "output_text.delta", self._at() | {"delta": text, "logprobs": logprobs}
 
     def _add_arguments(self, text: str) -> Iterator[Event]:
         item = self.items[-1]
@@ -97,7 +98,7 @@ class ItemWriter:
         self._is_open = False
         match item:
             case OutputMessage(content=[part]):
-                yield "output_text.done", self._at() | {"text": part.text, "logprobs": []}
+                yield "output_text.done", self._at() | {"text": part.text, "logprobs": part.logprobs}
                 yield "content_part.done", self._at() | {"part": part}
             case OutputReasoning(content=[part]):
                 yield "reasoning_text.done", self._at() | {"text": part.text}

@@ -9,13 +9,13 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from ..openai.protocol import CompletionTokensDetails, PromptTokensDetails
+from ..openai.protocol import CompletionTokensDetails, PromptTokensDetails, TokenLogprob
+from ..openai.structured import JsonObjectFormat, TextFormat
 
 # What quire knows and does not do, with the values by which a client asks for nothing special.
 UNSUPPORTED: dict[str, tuple[object, ...]] = {
     "context_management": (),
     "conversation": (),
-    "include": ([],),
     "max_tool_calls": (),
     "moderation": (),
     "prompt": (),
@@ -24,8 +24,6 @@ UNSUPPORTED: dict[str, tuple[object, ...]] = {
     "prompt_cache_retention": (),
     "service_tier": ("auto", "default"),  # there is one tier
     "stream_options": ({}, {"include_obfuscation": False}),
-    "text": ({}, {"format": {"type": "text"}}),
-    "top_logprobs": (0,),
     "truncation": ("disabled",),
 }
 
@@ -44,7 +42,7 @@ class InputPart(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     type: Literal["input_text", "output_text", "reasoning_text", "summary_text"]
     text: str
     annotations: Nothing | None = None
-    logprobs: Nothing | None = None
+    logprobs: list[Any] | None = None
 
 
 class InputItem(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -92,6 +90,28 @@ class ReasoningSettings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True
 ToolChoice = Literal["none", "auto", "required"] | NamedFunction
 
 
+class NamedSchemaFormat(
+    msgspec.Struct, forbid_unknown_fields=True, kw_only=True, tag_field="type", tag="json_schema"
+):
+    """JSON that a schema describes. It is enforced in full, whether `strict` or not."""
+
+    name: str
+    schema: dict[str, Any]
+    description: str | None = None
+    strict: bool | None = None
+
+
+class TextSettings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
+    """The form of the answer; it is free text by default."""
+
+    format: TextFormat | JsonObjectFormat | NamedSchemaFormat | None = None
+    verbosity: None = None
+
+
+Include = Literal["message.output_text.logprobs"]
+"""What else may be in an answer."""
+
+
 class CreateResponse(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """A conversation, or the next turn after `previous_response_id`, whose instructions do not carry over.
 
@@ -109,6 +129,9 @@ class CreateResponse(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     stream: bool | None = None
     store: bool | None = None
     background: bool | None = None
+    text: TextSettings | None = None
+    include: list[Include] | None = None
+    top_logprobs: int | None = None
     tools: list[FunctionTool] | None = None
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
@@ -133,7 +156,7 @@ class OutputText(msgspec.Struct, kw_only=True):
     type: Literal["output_text"] = "output_text"
     text: str
     annotations: list[str] = msgspec.field(default_factory=list[str])
-    logprobs: list[str] = msgspec.field(default_factory=list[str])
+    logprobs: list[TokenLogprob] = msgspec.field(default_factory=list[TokenLogprob])
 
 
 class OutputMessage(msgspec.Struct, kw_only=True):
@@ -200,18 +223,6 @@ class ResponseError(msgspec.Struct, kw_only=True):
     message: str
 
 
-class TextFormat(msgspec.Struct, kw_only=True):
-    """Plain text."""
-
-    type: Literal["text"] = "text"
-
-
-class TextSettings(msgspec.Struct, kw_only=True):
-    """The form of the answer."""
-
-    format: TextFormat = msgspec.field(default_factory=TextFormat)
-
-
 class ResponseObject(msgspec.Struct, kw_only=True):
     """A response, whole or as far as it has come."""
 
@@ -231,10 +242,11 @@ class ResponseObject(msgspec.Struct, kw_only=True):
     previous_response_id: str | None
     store: bool
     temperature: float
-    text: TextSettings = msgspec.field(default_factory=TextSettings)
+    text: TextSettings
     reasoning: ReasoningSettings = msgspec.field(default_factory=ReasoningSettings)
     tool_choice: ToolChoice = "auto"
     tools: list[FunctionTool] = msgspec.field(default_factory=list[FunctionTool])
+    top_logprobs: int = 0
     top_p: float
     truncation: Literal["disabled"] = "disabled"
     usage: ResponseUsage | None = None

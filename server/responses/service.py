@@ -16,17 +16,24 @@ from ..generation import DeltaStream, collect, run, while_connected
 from ..json_body import read_message
 from ..openai.chat import READING_COST, Chat, prepare_chat
 from ..openai.common import answer_bytes, check_common, check_metadata
+from ..openai.constraints import name_fields
 from ..openai.message_protocol import Message
 from ..openai.protocol import ChatCompletionRequest
+from ..openai.structured import JsonSchema, JsonSchemaFormat, ResponseFormat
 from ..sse import StreamStyle, open_stream
 from .answer import Answer
 from .conversation import read_choice, read_input, read_tool
-from .protocol import UNSUPPORTED, CreateResponse, DeletedResponse, NamedFunction
+from .protocol import UNSUPPORTED, CreateResponse, DeletedResponse, NamedFunction, NamedSchemaFormat
 from .store import ResponseStore, StoredResponse
 
 logger = logging.getLogger("quire.server")
 
-PARAMS = {"max_tokens": "max_output_tokens", "prompt": "input", "reasoning_effort": "reasoning.effort"}
+PARAMS = {
+    "max_tokens": "max_output_tokens",
+    "prompt": "input",
+    "reasoning_effort": "reasoning.effort",
+    "response_format": "text.format",
+}
 """Names of a chat's fields, under which its functions report errors, and what they are called here."""
 
 SAME_FIELDS = (
@@ -59,21 +66,25 @@ class Responses:
         """Answers one request: whole, streamed, or later."""
         body = await read_message(self._context, request, CreateResponse, unsupported=UNSUPPORTED)
         try:
-            return await self._create(request, body)
+            messages = [*self._history(body.previous_response_id), *read_input(body.input)]
+            chat = _chat(body, messages)
+            try:
+                return await self._create(request, body, messages, chat)
+            except InvalidRequest as error:
+                name_fields(error, chat)
+                raise
         except InvalidRequest as error:
-            param = error.param or ""
-            # Items are not the messages that they become one by one.
-            error.param = "input" if param.startswith("messages") else PARAMS.get(param, error.param)
+            _rename_param(error)
             raise
 
-    async def _create(self, request: Request, body: CreateResponse) -> Response:
+    async def _create(
+        self, request: Request, body: CreateResponse, messages: list[Message], chat: ChatCompletionRequest
+    ) -> Response:
         record: RequestRecord = request.state.record
         if body.background and body.stream:
             raise InvalidRequest("background and stream exclude each other", param="background")
         if body.background and body.store is False:
             raise InvalidRequest("background needs store: true", param="background")
-        messages = [*self._history(body.previous_response_id), *read_input(body.input)]
-        chat = _chat(body, messages)
         context = await self._context.serving(body.model, record)
         check_common(request, chat)
         check_metadata(record, body.metadata, body.safety_identifier)
@@ -195,13 +206,46 @@ class Responses:
             stored.response.status = "cancelled"
 
 
+def _rename_param(error: InvalidRequest) -> None:
+    """Lets an error about the chat that a request becomes name the request's own field."""
+    param = error.param or ""
+    if param.startswith("messages"):
+        error.param = "input"  # items are not the messages that they become one by one
+    elif param.startswith("tools"):
+        error.param = param.replace("].function", "]", 1)
+        error.message = error.message.replace(param, error.param, 1)
+    elif param in PARAMS:
+        error.param = PARAMS[param]
+        if param == "response_format":
+            error.message = error.message.replace("response_format.json_schema", "text.format", 1)
+            error.message = error.message.replace("response_format", "text.format", 1)
+
+
+def _response_format(body: CreateResponse) -> ResponseFormat | None:
+    """The form that the text must have, as chats have it."""
+    asked = None if body.text is None else body.text.format
+    if not isinstance(asked, NamedSchemaFormat):
+        return asked
+    schema = JsonSchema(
+        name=asked.name, schema=asked.schema, description=asked.description, strict=asked.strict
+    )
+    return JsonSchemaFormat(json_schema=schema)
+
+
 def _chat(body: CreateResponse, messages: list[Message]) -> ChatCompletionRequest:
     """The conversation as a chat, instructions first."""
+    if body.top_logprobs and not body.include:
+        raise InvalidRequest(
+            'top_logprobs needs include: ["message.output_text.logprobs"]', param="top_logprobs"
+        )
     first = [] if body.instructions is None else [Message(role="system", content=body.instructions)]
     chat = ChatCompletionRequest(
         messages=[*first, *messages],
         max_tokens=body.max_output_tokens,
         reasoning_effort=None if body.reasoning is None else body.reasoning.effort,
+        response_format=_response_format(body),
+        logprobs=True if body.include else None,
+        top_logprobs=body.top_logprobs if body.include else None,
         **{name: getattr(body, name) for name in SAME_FIELDS},
     )
     choice = body.tool_choice

@@ -65,6 +65,21 @@ async def test_whole_answer() -> None:
         assert untooled["stop_reason"] == "end_turn"
 
 
+async def test_what_holds_the_sampler() -> None:
+    """Strict tools, demanded ones, and the form of an answer."""
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
+    form = {"output_config": {"format": {"type": "json_schema", "schema": schema}}, "tools": None}
+    async with serve_in_process(engine()) as served:
+        for body in ({"tools": [WEATHER | {"strict": True}]}, {"tool_choice": {"type": "any"}}):
+            await ask(served, **body)
+            assert '"required": ["city"]' in served.engine.seen[-1][1].structured_outputs.grammar
+        await ask(served, **form)
+        assert json.loads(served.engine.seen[-1][1].structured_outputs.json) == schema
+        form["output_config"]["format"]["schema"] = {"not": {}}
+        message = error_of(await post(served, **form), 400)["message"]
+        assert message.startswith("output_config.format: the schema cannot be honoured")
+
+
 async def test_order_of_events() -> None:
     async with serve_in_process(engine()) as served:
         found = stream_events((await post(served, max_tokens=1000, tools=[WEATHER, TIME], stream=True)).text)
@@ -205,7 +220,7 @@ async def test_tokens_of_tools_are_counted() -> None:
         ({"tools": [{"name": "f f", "input_schema": {}}]}, "name"),
         ({"tools": [{"name": "f"}]}, "input_schema"),
         ({"tools": [{"type": "bash_20250124", "name": "bash"}]}, "bash_20250124"),
-        ({"tools": [WEATHER | {"strict": True}]}, "strict"),
+        ({"tools": [WEATHER | {"strict": True, "input_schema": {"properties": 1}}]}, "properties"),
         ({"tool_choice": {"type": "tool"}}, "tool_choice"),
         ({"tool_choice": {"type": "any", "name": "get_time"}}, "tool_choice"),
         ({"tool_choice": {"type": "tool", "name": "other"}}, "other"),

@@ -9,11 +9,13 @@ import httpx
 import openai
 import pytest
 
+from quire import StructuredOutputsParams
 from quire.errors import Overloaded
 from quire.server.settings import ServerSettings
 
 from .conftest import Served, serve_in_process, serve_on_port, until
 from .fake_engine import FakeEngine, engine_died
+from .test_anthropic_tools import TEMPLATE
 
 
 async def post(served: Served, **body: object) -> httpx.Response:
@@ -127,6 +129,7 @@ async def test_answer(served: Served) -> None:
         "text": {"format": {"type": "text"}},
         "tool_choice": "auto",
         "tools": [],
+        "top_logprobs": 0,
         "top_p": 0.25,
         "truncation": "disabled",
         "usage": {
@@ -374,10 +377,14 @@ async def test_a_client_that_goes_ends_the_work() -> None:
         ({"input": [{"type": "function_call", "call_id": "a", "name": "b"}]}, "input[0].arguments"),
         ({"input": [{"role": "user", "content": "a", "call_id": "b"}]}, "input[0].call_id"),
         ({"input": [{"content": "a"}]}, "input[0].role"),
-        ({"text": {"format": {"type": "json_object"}}}, "text"),
+        ({"text": {"format": {"type": "json_schema", "name": "s", "schema": {"not": {}}}}}, "text.format"),
+        ({"text": {"format": {"type": "json_schema", "name": "a b", "schema": {}}}}, "text.format"),
+        ({"text": {"format": {"type": "json_schema", "schema": {}}}}, "text.format.name"),
+        ({"text": {"verbosity": "low"}}, "text.verbosity"),
         ({"truncation": "auto"}, "truncation"),
-        ({"include": ["message.output_text.logprobs"]}, "include"),
+        ({"include": ["reasoning.encrypted_content"]}, "include[0]"),
         ({"top_logprobs": 2}, "top_logprobs"),
+        ({"include": ["message.output_text.logprobs"], "top_logprobs": 100}, "top_logprobs"),
         ({"metadata": {str(n): "" for n in range(17)}}, "metadata"),
         ({"unheard_of": 1}, "unheard_of"),
     ],
@@ -387,6 +394,57 @@ async def test_refusals(served: Served, body: dict, param: str) -> None:
     assert response.status_code == 400
     assert response.json()["error"]["param"] == param
     assert served.engine.running == set()
+
+
+SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+
+
+@pytest.mark.parametrize(
+    ("form", "expected"),
+    [
+        ({"type": "text"}, None),
+        ({"type": "json_object"}, StructuredOutputsParams(json_object=True)),
+        (
+            {"type": "json_schema", "name": "s", "schema": SCHEMA, "strict": True, "description": "d"},
+            StructuredOutputsParams(json=SCHEMA),
+        ),
+    ],
+)
+async def test_the_form_of_the_text(
+    served: Served, form: dict, expected: StructuredOutputsParams | None
+) -> None:
+    response = await create(served, text={"format": form})
+    assert served.engine.seen[-1][1].structured_outputs == expected
+    assert response["text"]["format"] == form
+
+
+async def test_log_probabilities() -> None:
+    """Those of the message's tokens, in the whole answer as in the stream, and of no others."""
+    body = {"include": ["message.output_text.logprobs"], "top_logprobs": 2}
+    async with serve_in_process(FakeEngine(script=["Grüße!"])) as served:
+        plain = (await create(served, **body))["output"][0]["content"][0]
+    # One token is a byte.
+    assert bytes(b for entry in plain["logprobs"] for b in entry["bytes"]).decode() == "Grüße!"
+    assert [entry["logprob"] for entry in plain["logprobs"]] == [-1.0] * 8
+    assert all(len(entry["top_logprobs"]) == 2 for entry in plain["logprobs"])
+    thoughtful = FakeEngine(
+        template=TEMPLATE, max_model_len=4096, script=["<think>\n Hello!\n</think>\n\n Hello! Ä\n"]
+    )
+    async with serve_in_process(thoughtful) as served:
+        response = await create(served, **body)
+        events = await stream(served, **body)
+    (_, message) = response["output"]
+    entries = message["content"][0]["logprobs"]
+    assert bytes(b for entry in entries for b in entry["bytes"]).decode() == "Hello! Ä\n"
+    deltas = [each for each in events if each["type"] == "response.output_text.delta"]
+    assert [entry for delta in deltas for entry in delta["logprobs"]] == entries
+    for delta in deltas:
+        said = bytes(b for entry in delta["logprobs"] for b in entry["bytes"]).decode()
+        assert said == delta["delta"]
+    assert events[-1]["response"]["output"][1]["content"] == message["content"]
+    async with serve_in_process(FakeEngine(script=["a"])) as served:
+        again = [{"role": "user", "content": "hi"}, *(await create(served, **body))["output"]]
+        assert (await create(served, input=again))["status"] == "completed"
 
 
 async def test_a_response_is_not_streamed_again(served: Served) -> None:

@@ -152,6 +152,13 @@ async def test_background() -> None:
         assert plain((await ended(served, queued["id"]))["output"]) == ITEMS
 
 
+async def test_strict_functions_are_held_to_their_form() -> None:
+    async with serve_in_process(engine()) as served:
+        response = await create(served, tools=[WEATHER | {"strict": True}, TIME])
+        assert plain(response["output"]) == ITEMS
+        assert '"required": ["city"]' in served.engine.seen[0][1].structured_outputs.grammar
+
+
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "name": "get_time"}])
 async def test_demanded_calls_are_held_to_their_form(choice: object) -> None:
     script = '<tool_call>\n{"name": "get_time", "arguments": {}}\n</tool_call>'
@@ -180,7 +187,8 @@ async def refused(served: Served, **body: object) -> str:
 async def test_refusals() -> None:
     async with serve_in_process(engine()) as served:
         assert await refused(served, tools=[{"type": "web_search"}]) == "tools[0].type"
-        assert await refused(served, tools=[WEATHER | {"strict": True}]) == "tools[0].function.strict"
+        bad = WEATHER | {"strict": True, "parameters": {"properties": 1}}
+        assert await refused(served, tools=[bad]) == "tools[0].parameters.properties"
         assert await refused(served, tools=[WEATHER], tool_choice={"type": "function", "name": "x"}) == (
             "tool_choice"
         )
