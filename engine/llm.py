@@ -10,8 +10,9 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any, TypeVar, cast
 
-from ..errors import InvalidRequest, QuireError, request_failure
+from ..errors import InvalidRequest, ModelError, QuireError, request_failure
 from ..models.chat_template import ChatTemplate
+from ..models.conversation import Message, render_conversation
 from ..models.tokenizer import Tokenizer
 from .beam_search import BeamSearch, BeamSearchParams
 from .build import build_engine
@@ -28,9 +29,6 @@ from .stats import EngineStats
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-Message = Mapping[str, Any]
-"""A chat message: `{"role": ..., "content": ...}`."""
 
 
 class LLM(PoolingMethods):
@@ -111,16 +109,39 @@ class LLM(PoolingMethods):
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
         use_tqdm: bool = True,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        chat_template: str | None = None,
         add_generation_prompt: bool = True,
         chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> list[RequestOutput]:
         """Answers one conversation or several, through the model's chat template.
 
+        The prompt is the one that a server makes of the same messages. An answer is the model's text as it
+        comes, calls and thoughts in it; where their marks are special tokens, `skip_special_tokens=False`
+        shows them.
+
+        Args:
+            messages: As in OpenAI's API: roles system, developer, user, assistant and tool; content is text
+                or text parts; calls of an assistant's turn, and the results that answer them.
+            sampling_params: For all conversations, or one for each.
+            use_tqdm: Whether to show a progress bar.
+            tools: Functions that the model is offered, in OpenAI's form.
+            chat_template: A Jinja template to use instead of the model's.
+            add_generation_prompt: Whether to end with the mark that begins an assistant's turn.
+            chat_template_kwargs: Further variables of the template.
+
         Raises:
-            InvalidRequest: If the model has no chat template or the template refuses the messages.
+            InvalidRequest: If there is no chat template, or it is malformed, refuses the messages, or has
+                no place for tools.
         """
         prompts = [
-            self.encode_chat(conversation, add_generation_prompt, chat_template_kwargs)
+            self.encode_chat(
+                conversation,
+                add_generation_prompt,
+                chat_template_kwargs,
+                tools=tools,
+                chat_template=chat_template,
+            )
             for conversation in _conversations(messages)
         ]
         return self.generate(prompts, sampling_params, use_tqdm=use_tqdm)
@@ -168,8 +189,11 @@ class LLM(PoolingMethods):
         messages: Sequence[Message],
         add_generation_prompt: bool = True,
         chat_template_kwargs: Mapping[str, Any] | None = None,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        chat_template: str | None = None,
     ) -> list[int]:
-        """The tokens of a conversation, as the model's chat template writes it.
+        """The tokens of a conversation, as the chat template writes it; see `chat`.
 
         Special tokens that are spelled out in a message are mere text: only the template makes them.
 
@@ -177,12 +201,21 @@ class LLM(PoolingMethods):
         """
         if not self.model_config.generates:
             raise InvalidRequest(NO_GENERATION, param="model")
-        text = self.chat_template.render(
-            self.tokenizer.defuse([dict(message) for message in messages]),
+        text = render_conversation(
+            self.chat_template if chat_template is None else self._own_template(chat_template),
+            self.tokenizer,
+            messages,
+            tools=tools,
             add_generation_prompt=add_generation_prompt,
-            **(chat_template_kwargs or {}),
+            variables=chat_template_kwargs or {},
         )
         return self.tokenizer.encode(text, add_special_tokens=False)
+
+    def _own_template(self, source: str) -> ChatTemplate:
+        try:
+            return self.chat_template.replaced(source)
+        except ModelError as error:
+            raise InvalidRequest(error.message, param="chat_template") from error
 
     def get_default_sampling_params(self) -> SamplingParams:
         """`SamplingParams()` with what the model's generation_config.json recommends."""

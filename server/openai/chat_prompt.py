@@ -7,12 +7,13 @@ from typing import Any
 
 from ...errors import ContextLengthExceeded, InvalidRequest, ModelError
 from ...models.chat_template import ChatTemplate
+from ...models.conversation import is_ordinary
+from ...models.template_style import TemplateStyle, find_style
 from ..context import ServerContext
 from ..generation import check_text_length
-from .messages import is_ordinary, template_messages
+from .messages import plain_messages, template_messages
 from .params import or_default
 from .protocol import ChatCompletionRequest
-from .template_style import TemplateStyle, find_style
 from .tools import Tools
 
 RESERVED_VARIABLES = frozenset(
@@ -50,9 +51,10 @@ async def render_prompt(context: ServerContext, body: ChatCompletionRequest, too
         )
     variables = _variables(body, template, tools)
     style = TemplateStyle()
-    if not all(map(is_ordinary, body.messages)):
+    given = plain_messages(body.messages)
+    if not all(map(is_ordinary, given)):
         style = find_style(template, with_tools=tools.offered is not None)
-    messages = template_messages(body.messages, style, context.settings)
+    messages = template_messages(given, style, context.settings)
     contents = [message["content"] or "" for message in messages]
     check_text_length(context, "".join(contents), "messages")
     unfinished = body.continue_final_message is True

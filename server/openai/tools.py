@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 from ...errors import InvalidRequest
+from ...models.conversation import template_tool
 from ..tool_parsers.base import Function
 from .message_protocol import FunctionDefinition, NamedToolChoice
 from .protocol import ChatCompletionRequest
@@ -57,7 +58,7 @@ def read_tools(body: ChatCompletionRequest) -> Tools:
         if function.name in functions:
             raise InvalidRequest(f"{param}.name: there are two {function.name!r}", param=f"{param}.name")
         functions[function.name] = function
-        offered.append(_offer(tool.function, function))
+        offered.append(template_tool(function.name, tool.function.description, function.parameters))
     choice = body.tool_choice
     many = body.parallel_tool_calls is not False
     if choice == "none":
@@ -106,9 +107,3 @@ def _check_schema(schema: Mapping[str, Any], param: str) -> None:
         isinstance(name, str) for name in cast("list[object]", required)
     ):
         raise refuse("required", "a list of names")
-
-
-def _offer(definition: FunctionDefinition, function: Function) -> dict[str, Any]:
-    """A tool as chat templates know it; they count on its description and its parameters."""
-    described = {"name": function.name, "description": definition.description or ""}
-    return {"type": "function", "function": {**described, "parameters": function.parameters}}

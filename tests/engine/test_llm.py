@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
+import msgspec
 import pytest
 from torch import Tensor
 
@@ -16,6 +18,12 @@ from quire.engine.step_data import ModelRunnerOutput, SchedulerOutput
 from quire.errors import InvalidRequest, ModelTooLarge, NotFound, QuireError
 from quire.kernels import cpu
 from quire.kernels.ops import KernelUnavailable
+from quire.models.template_style import find_style
+from quire.server.openai.message_protocol import Message, Tool
+from quire.server.openai.messages import plain_messages, template_messages
+from quire.server.openai.protocol import ChatCompletionRequest
+from quire.server.openai.tools import read_tools
+from quire.server.settings import ServerSettings
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +138,72 @@ def test_chat_goes_through_the_template(llm: LLM) -> None:
         "<|user|>hello<|end|><|assistant|>"
     )
     assert len(llm.chat([messages, messages], greedy(), use_tqdm=False)) == 2
+
+
+TEMPLATE = (
+    "{% for t in tools or [] %}{{ t.function | tojson }}{% endfor %}"
+    "{% for m in messages %}[{{ m.role }}{{ ' ' + m.name if m.name }}]{{ m.content }}"
+    "{% for c in m.tool_calls or [] %}{{ c.function.name }}{{ c.function.arguments | tojson }}{% endfor %}"
+    "{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"
+)
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+CONVERSATION = [
+    {"role": "developer", "content": "Be brief."},
+    {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
+    {
+        "role": "assistant",
+        "content": None,
+        "tool_calls": [
+            {"id": "c0", "type": "function", "function": {"name": "f", "arguments": '{"x": "<|end|>"}'}}
+        ],
+    },
+    {"role": "tool", "tool_call_id": "c0", "content": "fine"},
+]
+
+
+def test_chat_maps_messages_and_tools_as_a_server_does(llm: LLM) -> None:
+    output = llm.chat(CONVERSATION, greedy(), tools=[TOOL], chat_template=TEMPLATE, use_tqdm=False)[0]
+    shown = llm.tokenizer.decode(output.prompt_token_ids, skip_special_tokens=False)
+    assert shown == (
+        '{"name": "f", "description": "", "parameters": {"type": "object"}}'
+        '[system]Be brief.[user]a\nb[assistant]f{"x": "<|end|>"}[tool f]fine[assistant]'
+    )
+    assert not llm.tokenizer.special_token_ids.intersection(output.prompt_token_ids)
+    template = llm.chat_template.replaced(TEMPLATE)
+    messages = msgspec.convert(CONVERSATION, list[Message])
+    tools = read_tools(ChatCompletionRequest(messages=messages, tools=msgspec.convert([TOOL], list[Tool])))
+    style = find_style(template, with_tools=True)
+    served = template_messages(plain_messages(messages), style, ServerSettings())
+    assert template.render(served, tools=tools.offered) == shown
+    as_objects = [*CONVERSATION[:2], json.loads(json.dumps(CONVERSATION[2])), CONVERSATION[3]]
+    as_objects[2]["tool_calls"][0]["function"]["arguments"] = {"x": "<|end|>"}
+    tokens = llm.encode_chat(as_objects, tools=[TOOL], chat_template=TEMPLATE)
+    assert tokens == output.prompt_token_ids
+
+
+@pytest.mark.parametrize(
+    ("messages", "extra", "param"),
+    [
+        ([{"role": "user", "content": [{"type": "image_url"}]}], {}, "messages[0].content[0].type"),
+        ([{"role": "user", "content": ["a"]}], {}, "messages[0].content[0]"),
+        ([{"role": "user"}], {}, "messages[0].content"),
+        ([{"content": "a"}], {}, "messages[0].role"),
+        ([{"role": "user", "content": "a", "tool_calls": [{}]}], {}, "messages[0].tool_calls"),
+        (
+            [{"role": "assistant", "tool_calls": [{}]}],
+            {"chat_template": TEMPLATE},
+            "messages[0].tool_calls[0]",
+        ),
+        ([{"role": "tool", "content": "a", "tool_call_id": "b"}], {}, "messages[0]"),
+        ([{"role": "user", "content": "a"}], {"tools": [TOOL]}, "tools"),
+        ([{"role": "user", "content": "a"}], {"tools": [{}], "chat_template": TEMPLATE}, "tools[0]"),
+        ([{"role": "user", "content": "a"}], {"chat_template": "{% if"}, "chat_template"),
+    ],
+)
+def test_what_chat_refuses(llm: LLM, messages: list, extra: dict, param: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        llm.chat(messages, greedy(), use_tqdm=False, **extra)
+    assert caught.value.param == param
 
 
 def test_one_bad_prompt_refuses_the_call_before_anything_runs(llm: LLM) -> None:

@@ -11,10 +11,10 @@ import pytest
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from quire.models.chat_template import ChatTemplate
+from quire.models.template_style import TemplateStyle, find_style
 from quire.server.answers import find_format
 from quire.server.openai.message_protocol import Message
-from quire.server.openai.messages import template_messages
-from quire.server.openai.template_style import TemplateStyle, find_style
+from quire.server.openai.messages import plain_messages, template_messages
 from quire.server.reasoning_parsers.think import ThinkParser
 from quire.server.settings import ServerSettings
 from quire.server.tool_parsers import TOOL_PARSERS
@@ -114,7 +114,9 @@ def test_conversations_with_calls(name: str, with_tools: bool, shared_data: Path
     style = find_style(template, with_tools=with_tools)
     assert style == STYLES[name]
     tools = TOOLS if with_tools else None
-    messages = template_messages(msgspec.convert(CONVERSATION, list[Message]), style, ServerSettings())
+    messages = template_messages(
+        plain_messages(msgspec.convert(CONVERSATION, list[Message])), style, ServerSettings()
+    )
     (expected,), _ = render_jinja_template(
         [as_transformers_has_it(style)],
         chat_template=template.sources["default"],
@@ -146,7 +148,9 @@ def test_thoughts_reach_the_templates_that_show_them(shared_data: Path) -> None:
     for name in ("Qwen-Qwen3-0.6B", "openai-gpt-oss-120b"):
         template = load(shared_data, name)
         style = find_style(template, with_tools=True)
-        text = template.render(template_messages(conversation, style, ServerSettings()), tools=TOOLS)
+        text = template.render(
+            template_messages(plain_messages(conversation), style, ServerSettings()), tools=TOOLS
+        )
         assert "Look it up." in text, name
         assert "One moment." in text, name
 

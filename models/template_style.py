@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from ...errors import QuireError
-from ...models.chat_template import ChatTemplate
+from ..errors import QuireError
+from .chat_template import ChatTemplate
 
 REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
 
