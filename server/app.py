@@ -37,6 +37,7 @@ from .openai.scores import score_routes
 from .page import page_routes
 from .responses.routes import TYPES as RESPONSES_TYPES
 from .responses.routes import responses_routes
+from .sagemaker.routes import sagemaker_routes
 from .settings import ServerSettings
 from .tf_serving.routes import TYPES as TF_SERVING_TYPES
 from .tf_serving.routes import tf_serving_routes
@@ -46,6 +47,8 @@ from .tokens import TYPES as TOKEN_TYPES
 from .tokens import token_routes
 from .torchserve.routes import TYPES as TORCHSERVE_TYPES
 from .torchserve.routes import torchserve_routes
+from .vertex.routes import TYPES as VERTEX_TYPES
+from .vertex.routes import vertex_routes
 
 if TYPE_CHECKING:
     from ..engine.async_engine import AsyncEngine
@@ -66,6 +69,7 @@ TYPES = (
     *LLAMA_CPP_TYPES,
     *TOKEN_TYPES,
     *TORCHSERVE_TYPES,
+    *VERTEX_TYPES,
 )
 """What the OpenAPI document defines."""
 
@@ -117,6 +121,8 @@ def create_app(
         llama_cpp_routes,
         token_routes,
         torchserve_routes,
+        sagemaker_routes,
+        vertex_routes,
     ):
         app.include_router(routes(context))
     app.include_router(page_routes())

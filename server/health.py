@@ -33,6 +33,14 @@ TYPES = (Status, Version)
 _OK = msgspec.json.encode(Status())
 
 
+def check_ready(context: ServerContext) -> None:
+    """Raises `Draining` or `Unavailable` unless requests are taken."""
+    if context.draining:
+        raise Draining("the server is shutting down", code="draining")
+    if waiting := [model.name for model in context.language_models if not model.engine.is_ready]:
+        raise Unavailable(f"the engine is not ready: {', '.join(waiting)}", code="engine_not_ready")
+
+
 def health_routes(context: ServerContext) -> APIRouter:
     """Routes for probes and dashboards."""
     router = APIRouter(tags=["operation"])
@@ -47,10 +55,7 @@ def health_routes(context: ServerContext) -> APIRouter:
 
     @router.get("/ready", **describe("Ready: requests are taken", answer=Status, errors=(503,)))
     async def ready() -> Response:
-        if context.draining:
-            raise Draining("the server is shutting down", code="draining")
-        if waiting := [model.name for model in context.language_models if not model.engine.is_ready]:
-            raise Unavailable(f"the engine is not ready: {', '.join(waiting)}", code="engine_not_ready")
+        check_ready(context)
         return Response(_OK, media_type="application/json")
 
     @router.get("/version", **describe("quire's version", answer=Version))

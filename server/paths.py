@@ -20,7 +20,7 @@ class PathRules:
     """
 
     def __init__(self) -> None:
-        self.probes = set(PROBES)
+        self.probes: set[bytes] = set(PROBES)
         self._admin: list[re.Pattern[str]] = []
         self._writers: list[tuple[re.Pattern[str], ErrorWriter]] = []
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -55,6 +56,7 @@ class ServerSettings:
             `tool_parsers.TOOL_PARSERS`, "auto" for what chat template and vocabulary show, "none".
         reasoning_parser: How the model marks reasoning: a name in
             `reasoning_parsers.REASONING_PARSERS` or of a tool parser that reads it too, "auto", "none".
+        vertex_health_route, vertex_predict_route: Paths that Vertex AI asks at, from its environment.
         trust_request_chat_template: Whether a request may bring a chat template: a program, if in
             a sandbox, that may run for long.
     """
@@ -82,6 +84,8 @@ class ServerSettings:
     drain_timeout: float = 30.0
     tool_call_parser: str = "auto"
     reasoning_parser: str = "auto"
+    vertex_health_route: str | None = None
+    vertex_predict_route: str | None = None
     trust_request_chat_template: bool = False
 
     def __post_init__(self) -> None:
@@ -89,6 +93,10 @@ class ServerSettings:
             value = getattr(self, name)
             if isinstance(value, int | float) and not isinstance(value, bool) and not value > 0:
                 raise ValueError(f"{name} must be positive, got {value!r}")
+        for name in ("vertex_health_route", "vertex_predict_route"):
+            route = getattr(self, name)
+            if route is not None and not re.fullmatch(r"(/[\w.:~-]+)+", route, re.ASCII):
+                raise ValueError(f"{name} must be a path, such as /v1/predict, got {route!r}")
         self.key_ring()  # which checks the keys
         self._check_parsers()
 

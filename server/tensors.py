@@ -23,6 +23,9 @@ import numpy as np
 from ..errors import InvalidRequest
 from ..models.classic.predictor import DTYPES, Array, Arrays, Description, TensorSpec
 
+BYTES_PER_VALUE = 20
+"""Of a number in JSON, about."""
+
 B64 = "b64"
 NONE = type(None)
 

@@ -80,16 +80,21 @@ def embedding_routes(context: ServerContext) -> APIRouter:
     router = APIRouter(prefix="/v1", tags=["OpenAI"])
 
     @router.post("/embeddings", **describe("Embed texts", body=EmbeddingRequest, answer=EmbeddingList))
-    async def create_embeddings(request: Request) -> Response:
-        body = await read_message(context, request, EmbeddingRequest, unsupported=UNSUPPORTED)
-        try:
-            return await _create(context, request, body)
-        except InvalidRequest as error:
-            error.param = "input" if error.param == "prompt" else error.param
-            raise
+    async def embeddings(request: Request) -> Response:
+        return await create_embeddings(context, request)
 
-    _ = create_embeddings
+    _ = embeddings
     return router
+
+
+async def create_embeddings(context: ServerContext, request: Request) -> Response:
+    """Answers one request."""
+    body = await read_message(context, request, EmbeddingRequest, unsupported=UNSUPPORTED)
+    try:
+        return await _create(context, request, body)
+    except InvalidRequest as error:
+        error.param = "input" if error.param == "prompt" else error.param
+        raise
 
 
 async def _create(context: ServerContext, request: Request, body: EmbeddingRequest) -> Response:

@@ -20,9 +20,7 @@ from ..context import ServerContext
 from ..json_body import media_type, parse_json, read_any
 from ..multipart import read_parts
 from ..raw_tensors import JSON, UNNAMED, from_body, from_json, from_parts
-from ..tensors import from_rows, num_values, to_rows
-
-BYTES_PER_VALUE = 20  # of a number in JSON, about
+from ..tensors import BYTES_PER_VALUE, from_rows, num_values, to_rows
 
 
 async def predict(context: ServerContext, request: Request, model: str, version: str | None) -> Response:

@@ -1,0 +1,1 @@
+"""The contract of Vertex AI's custom prediction containers."""
