@@ -128,6 +128,10 @@ def request_failure(code: str) -> QuireError:
     return EngineError("the engine failed on this request", code=code)
 
 
+HUNG = "engine_hung"
+"""The code of an `EngineDied` whose process took too long and was killed."""
+
+
 class EngineDied(EngineError):
     """The engine process ended with the request in flight; it is being restarted."""
 

@@ -2,7 +2,7 @@
 
 `BatchQueue` says which requests run together. Here their rows are put together, given to the executor,
 and split again. A batch that fails is run again in halves, until the request at fault is alone: its
-companions get their answers.
+companions get their answers. A request that was alone when its executor's process ended is run once more.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import EngineError, InvalidRequest, QuireError, Unavailable
+from ..errors import HUNG, EngineDied, EngineError, InvalidRequest, QuireError, Unavailable
 from .batch_queue import BatchingConfig, BatchQueue, BatchRequest
 
 Array = NDArray[np.generic]
@@ -71,6 +71,7 @@ class _Call:
     inputs: Arrays
     future: asyncio.Future[dict[str, Array]]
     started_at: float = 0.0
+    num_deaths: int = 0
     outcome: dict[str, Array] | QuireError | None = None
 
 
@@ -230,11 +231,19 @@ class Batcher:
                 if len(part) > 1:
                     middle = len(part) // 2
                     parts += [part[middle:], part[:middle]]
+                elif self._may_try_again(part[0], error):
+                    parts.append(part)
                 else:
                     self._settle(part[0], _as_error(error))
             else:
                 for request, answer in zip(part, answers, strict=True):
                     self._settle(request, answer)
+
+    def _may_try_again(self, request: BatchRequest, error: Exception) -> bool:
+        """Whether the executor's end may have been somebody else's doing: once, it is believed to be."""
+        call: _Call = request.payload
+        call.num_deaths += isinstance(error, EngineDied)
+        return isinstance(error, EngineDied) and error.code != HUNG and call.num_deaths == 1
 
     async def _attempt(self, part: Sequence[BatchRequest]) -> list[dict[str, Array]]:
         """Runs requests together, and returns the outputs of each."""

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..errors import EngineDied, EngineError, ModelError, QuireError, Unavailable
+from ..errors import HUNG, EngineDied, EngineError, ModelError, QuireError, Unavailable
 from ..models.classic.predictor import Array, Arrays, Description, LoadOptions
 from ..models.classic.warm_up import WarmupRequest
 from . import classic_protocol
@@ -144,7 +144,13 @@ class Worker:
             except BaseException:
                 ours.close()
                 raise
-        _, channel = await loop.create_connection(_Channel, sock=ours)
+        try:
+            _, channel = await loop.create_connection(_Channel, sock=ours)
+        except BaseException:
+            ours.close()
+            process.kill()
+            await process.wait()
+            raise
         worker = cls(process, channel, config.predict_timeout)
         try:
             await worker._load(config)
@@ -223,7 +229,9 @@ class Worker:
                 return await answer
         except TimeoutError:
             await self.kill()
-            raise EngineDied(f"the model's process took longer than {seconds:g} s, and was killed") from None
+            raise EngineDied(
+                f"the model's process took longer than {seconds:g} s, and was killed", code=HUNG
+            ) from None
         except asyncio.CancelledError:
             # Its answer would be taken for the next one's.
             await self.kill()
