@@ -91,6 +91,10 @@ def _at_least(value: int, least: int, name: str) -> None:
         raise ValueError(f"{name} must be at least {least}, not {value}")
 
 
+def _full(limit: int) -> Overloaded:
+    return Overloaded(f"{limit} requests are waiting, as many as max_queue_size allows")
+
+
 @dataclass(slots=True, eq=False)
 class BatchRequest:
     """A request as the queue sees it.
@@ -199,13 +203,19 @@ class BatchQueue:
         timeout = self._timeout(timeout)
         limit = self.config.default_queue_policy.max_queue_size
         if limit and self._level_sizes[request.level] >= limit:
-            raise Overloaded(f"{limit} requests are waiting, as many as max_queue_size allows")
+            raise _full(limit)
         request.arrival = next(self._arrivals)
         request.arrived_at = now
         if timeout:
             request.deadline = now + timeout * MICROSECOND
             heapq.heappush(self._deadlines, (request.deadline, request.arrival, request))
         self._push(request)
+
+    def refuse_if_full(self) -> None:
+        """Raises `Overloaded` if the queues of all levels are full."""
+        limit = self.config.default_queue_policy.max_queue_size
+        if limit and min(self._level_sizes) >= limit:
+            raise _full(limit)
 
     def remove(self, request: BatchRequest) -> None:
         """Takes a request out; harmless if it does not wait."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -51,7 +52,10 @@ class BatchStatistics:
         num_executions: Batches run, those run again included.
         queue_seconds: Time that answered requests waited, summed.
         compute_seconds: Time that answered requests ran, summed.
+        failed_seconds: Time that requests spent here which ended in an error, summed.
         batch_rows: How many executions had how many rows.
+        batch_seconds: How long the executions with so many rows took, summed.
+        last_inference: When the last batch was started, in milliseconds since the epoch; 0 for never.
     """
 
     num_succeeded: int = 0
@@ -61,7 +65,10 @@ class BatchStatistics:
     num_executions: int = 0
     queue_seconds: float = 0.0
     compute_seconds: float = 0.0
+    failed_seconds: float = 0.0
     batch_rows: dict[int, int] = field(default_factory=dict[int, int])
+    batch_seconds: dict[int, float] = field(default_factory=dict[int, float])
+    last_inference: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -116,6 +123,14 @@ class Batcher:
     def num_waiting(self) -> int:
         """Requests in the queue."""
         return len(self._queue)
+
+    def refuse_if_full(self) -> None:
+        """Raises `Overloaded`, and counts a failure, if the queue has no room at any priority level."""
+        try:
+            self._queue.refuse_if_full()
+        except QuireError:
+            self.statistics.num_failed += 1
+            raise
 
     async def infer(
         self, inputs: Arrays, *, priority: int = 0, timeout_microseconds: int = 0
@@ -249,9 +264,16 @@ class Batcher:
         """Runs requests together, and returns the outputs of each."""
         calls: list[_Call] = [request.payload for request in part]
         rows = sum(request.rows for request in part)
-        self.statistics.num_executions += 1
-        self.statistics.batch_rows[rows] = self.statistics.batch_rows.get(rows, 0) + 1
-        outputs = await self._execute(self._join([call.inputs for call in calls]))
+        statistics = self.statistics
+        statistics.num_executions += 1
+        statistics.batch_rows[rows] = statistics.batch_rows.get(rows, 0) + 1
+        statistics.last_inference = int(time.time() * 1000)
+        start_time = self._clock()
+        try:
+            outputs = await self._execute(self._join([call.inputs for call in calls]))
+        finally:
+            seconds = self._clock() - start_time
+            statistics.batch_seconds[rows] = statistics.batch_seconds.get(rows, 0.0) + seconds
         if not self.config.max_batch_size:
             return [outputs]
         for name, array in outputs.items():
@@ -305,6 +327,7 @@ class Batcher:
         statistics = self.statistics
         if isinstance(outcome, QuireError):
             statistics.num_failed += 1
+            statistics.failed_seconds += self._clock() - request.arrived_at
         else:
             statistics.num_succeeded += 1
             statistics.num_rows += request.rows

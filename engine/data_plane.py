@@ -80,6 +80,13 @@ class DataPlane:
         answer = await served.batcher.infer(inputs, priority=priority, timeout_microseconds=timeout)
         return answer if outputs is None else {name: answer[name] for name in outputs}
 
+    def refuse_if_full(self, model: str, version: str | None = None) -> None:
+        """Raises `Overloaded` if a request would be refused whatever it asks, and else as `infer` does.
+
+        For servers: a request that cannot be taken need not be read.
+        """
+        self.registry.get(model, version).batcher.refuse_if_full()
+
     def metadata(self, model: str, version: str | None = None) -> Metadata:
         """A model's inputs and outputs; raises as `infer` does."""
         served = self.registry.get(model, version)

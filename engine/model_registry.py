@@ -111,6 +111,7 @@ class Entry:
         reason: Why not.
         model: The loaded model, if it is.
         last_used: The number of the last request to any model when it was for this one.
+        config: With which it was loaded last, or tried to be.
     """
 
     name: str
@@ -119,6 +120,7 @@ class Entry:
     reason: str = ""
     model: ServedModel | None = None
     last_used: int = 0
+    config: ClassicModelConfig | None = None
 
 
 class ModelRegistry:
@@ -149,6 +151,7 @@ class ModelRegistry:
             raise InvalidRequest(f"version {config.version} of {config.name} is being loaded", param="model")
         entry = self._entries.setdefault(key, Entry(*key))
         self._loading.add(key)
+        entry.config = config
         if entry.model is None:
             entry.state, entry.reason = "loading", ""
         try:
@@ -170,6 +173,12 @@ class ModelRegistry:
         self._use(entry)
         if old is not None:
             await old.close()
+
+    async def reload(self, name: str) -> None:
+        """Loads all versions of a model anew, as they were configured; raises NotFound, or as `load` does."""
+        for entry in reversed(self._named(name, None)):
+            if entry.config is not None:
+                await self.load(entry.config)
 
     async def unload(self, name: str, version: str | None = None) -> None:
         """Unloads a version, or all; the requests that were let in are answered first.

@@ -24,6 +24,8 @@ from .live import live_routes
 from .llama_cpp.routes import TYPES as LLAMA_CPP_TYPES
 from .llama_cpp.routes import llama_cpp_routes
 from .metrics import Metrics
+from .oip.routes import TYPES as OIP_TYPES
+from .oip.routes import oip_routes
 from .ollama.routes import TYPES as OLLAMA_TYPES
 from .ollama.routes import ollama_routes
 from .openai.embeddings import TYPES as EMBEDDING_TYPES
@@ -67,6 +69,7 @@ TYPES = (
     *TGI_TYPES,
     *TF_SERVING_TYPES,
     *LLAMA_CPP_TYPES,
+    *OIP_TYPES,
     *TOKEN_TYPES,
     *TORCHSERVE_TYPES,
     *VERTEX_TYPES,
@@ -119,6 +122,7 @@ def create_app(
         ollama_routes,
         tgi_routes,
         llama_cpp_routes,
+        oip_routes,
         token_routes,
         torchserve_routes,
         sagemaker_routes,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 import anyio.to_thread
 
 from .errors import ErrorWriter, write_error
+from .hot import HotRoutes
 from .keys import ApiKey
 from .paths import PathRules
 from .rate_limits import KeyLimits, RateLimits
@@ -46,6 +47,7 @@ class ServerState:
     limits: RateLimits = field(default_factory=RateLimits)
     num_body_bytes: int = 0  # in bodies that are being read or parsed
     paths: PathRules = field(default_factory=PathRules)
+    hot: HotRoutes = field(default_factory=HotRoutes)
 
 
 class ServerContext:
@@ -132,6 +134,11 @@ class ServerContext:
     def paths(self) -> PathRules:
         """What dialects say of their paths."""
         return self.state.paths
+
+    @property
+    def hot(self) -> HotRoutes:
+        """The routes that are answered before the router."""
+        return self.state.hot
 
     @property
     def limits(self) -> RateLimits:

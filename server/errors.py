@@ -101,15 +101,23 @@ def write_error(status: int, details: ErrorDetails) -> bytes:
     return msgspec.json.encode(ErrorObject(details))
 
 
+def error_answer(
+    error: Exception, write: ErrorWriter = write_error
+) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+    """Status, headers and body of the answer for an exception."""
+    headers = [(b"content-type", b"application/json")]
+    if isinstance(error, Overloaded):
+        headers.append((b"retry-after", b"%d" % error.retry_after))
+    if isinstance(error, Unauthenticated):
+        headers.append((b"www-authenticate", b"Bearer"))
+    status = error_status(error)
+    return status, headers, write(status, error_details(error))
+
+
 def error_response(error: Exception, write: ErrorWriter = write_error) -> Response:
     """The HTTP answer for an exception."""
-    headers: dict[str, str] = {}
-    if isinstance(error, Overloaded):
-        headers["retry-after"] = str(error.retry_after)
-    if isinstance(error, Unauthenticated):
-        headers["www-authenticate"] = "Bearer"
-    status = error_status(error)
-    return Response(write(status, error_details(error)), status, headers, media_type="application/json")
+    status, headers, body = error_answer(error, write)
+    return Response(body, status, {name.decode(): value.decode() for name, value in headers})
 
 
 async def answer_quire_error(request: Request, error: Exception) -> Response:

@@ -9,15 +9,24 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import time
-import uuid
 from collections.abc import Iterable
+from itertools import count
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..errors import Draining, InvalidRequest, PermissionDenied, QuireError
 from .context import RequestRecord, ServerContext
-from .errors import ClientDisconnected, HeadersTooLarge, Unauthenticated, error_response
+from .errors import (
+    ClientDisconnected,
+    ErrorWriter,
+    HeadersTooLarge,
+    Unauthenticated,
+    error_answer,
+    error_response,
+)
+from .hot import HotAnswer, HotRequest, HotRoute, read_whole
 from .rate_limits import KeyLimits
 
 logger = logging.getLogger("quire.server")
@@ -35,18 +44,19 @@ class RequestGate:
         self.app = app
         self.context = context
         self._keys = context.settings.key_ring()
+        # Unique among all servers' ids, and not to be guessed; a random number for each would be slower.
+        self._id_prefix = os.urandom(8).hex()
+        self._id_numbers = count(int.from_bytes(os.urandom(6)))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Lets a request in or answers it, and writes its line in the log."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        internal_id = uuid.uuid4().hex
-        record = RequestRecord(
-            request_id=internal_id,
-            internal_id=internal_id,
-            write_error=self.context.paths.error_writer(scope["path"]),
-        )
+        if (route := self.context.hot.find(scope)) is not None:
+            await self._answer_hot(route, scope, receive, send)
+            return
+        record = self._new_record(self.context.paths.error_writer(scope["path"]))
         scope.setdefault("state", {})["record"] = record
         reply = _Reply(record, send, self.context)
         counted = not self._is_routine(scope["raw_path"])
@@ -80,11 +90,65 @@ class RequestGate:
             )
             _log(scope, record, routine=not counted)
 
+    async def _answer_hot(self, route: HotRoute, scope: Scope, receive: Receive, send: Send) -> None:
+        """The same for a hot route, which is answered in one go."""
+        context, state = self.context, self.context.state
+        record = self._new_record(route.write_error)
+        state.num_in_flight += 1
+        entered: KeyLimits | None = None
+        try:
+            try:
+                request = HotRequest(context, scope["path"], self._check(scope, record), record)
+                if record.limits is not None:
+                    record.limits.enter()
+                    entered = record.limits
+                if route.admit is not None:
+                    route.admit(request)
+                request.body = await read_whole(context, request.headers, receive)
+                answer = await route.handle(request)
+            except ClientDisconnected:
+                record.status = STATUS_CLIENT_GONE
+                return
+            except Exception as error:
+                record.error = error
+                if not isinstance(error, QuireError):
+                    logger.exception("request %s failed", record.internal_id)
+                answer = HotAnswer(*error_answer(error, route.write_error))
+            await self._send_hot(answer, record, send)
+        finally:
+            state.num_in_flight -= 1
+            if entered:
+                entered.leave()
+            record.end()
+            seconds = time.perf_counter() - record.started
+            state.metrics.observe_http("POST", route.label, record.status, seconds, record.model)
+            _log(scope, record, routine=False)
+
+    async def _send_hot(self, answer: HotAnswer, record: RequestRecord, send: Send) -> None:
+        status, headers, body = answer
+        record.status = status
+        headers = [
+            *headers,
+            (b"content-length", b"%d" % len(body)),
+            (b"x-request-id", record.request_id.encode()),
+        ]
+        if record.limits is not None:
+            headers += record.limits.headers()
+        if self.context.draining:
+            headers.append((b"connection", b"close"))
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    def _new_record(self, write_error: ErrorWriter) -> RequestRecord:
+        internal_id = f"{self._id_prefix}{next(self._id_numbers):016x}"
+        return RequestRecord(request_id=internal_id, internal_id=internal_id, write_error=write_error)
+
     def _is_routine(self, raw_path: bytes) -> bool:
         """Whether a path is one that monitors ask every few seconds, until the server ends."""
         return raw_path in WHILE_DRAINING or raw_path in self.context.paths.probes
 
-    def _check(self, scope: Scope, record: RequestRecord) -> None:
+    def _check(self, scope: Scope, record: RequestRecord) -> dict[bytes, bytes]:
+        """Raises what keeps a request out; returns its headers by name."""
         headers: list[tuple[bytes, bytes]] = scope["headers"]
         settings = self.context.settings
         if len(headers) > settings.max_headers:
@@ -99,6 +163,7 @@ class RequestGate:
             self._authorize(scope, given, record)
         if self.context.draining and not self._is_routine(path):
             raise Draining("the server is shutting down and takes no new requests", code="draining")
+        return given
 
     def _authorize(self, scope: Scope, headers: dict[bytes, bytes], record: RequestRecord) -> None:
         """Finds the request's key, sent as a bearer or as Anthropic's clients do, and what it opens."""

@@ -166,10 +166,10 @@ def convert(value: dict[str, object], message_type: type[T], unsupported: Unsupp
     try:
         return msgspec.convert(value, message_type)
     except msgspec.ValidationError as error:
-        raise _invalid(str(error)) from None
+        raise invalid(str(error)) from None
 
 
-def _invalid(text: str) -> InvalidRequest:
+def invalid(text: str) -> InvalidRequest:
     """`InvalidRequest` from the text of a msgspec error, which ends with the path of the field."""
     where = _WHERE.search(text)
     path = where["path"] if where else ""

@@ -61,11 +61,14 @@ class Served:
 
 @contextlib.asynccontextmanager
 async def serve_in_process(
-    engine: FakeEngine | None = None, settings: ServerSettings | None = None, **client: object
+    engine: FakeEngine | None = None,
+    settings: ServerSettings | None = None,
+    models: DataPlane | None = None,
+    **client: object,
 ) -> AsyncIterator[Served]:
     """The application without a socket; an exception that leaves it fails the test."""
     engine = engine or FakeEngine()
-    app = create_app(engine, settings)
+    app = create_app(engine, settings, models)
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://quire", **client) as http:
         try:
@@ -76,12 +79,14 @@ async def serve_in_process(
 
 @contextlib.asynccontextmanager
 async def serve_on_port(
-    engine: FakeEngine | None = None, settings: ServerSettings | None = None
+    engine: FakeEngine | None = None,
+    settings: ServerSettings | None = None,
+    models: DataPlane | None = None,
 ) -> AsyncIterator[tuple[Served, DrainingServer]]:
     """The application behind uvicorn on a free port, in this event loop."""
     engine = engine or FakeEngine()
     settings = settings or ServerSettings()
-    app = create_app(engine, settings)
+    app = create_app(engine, settings, models)
     server = DrainingServer(app, settings)
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
