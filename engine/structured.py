@@ -6,6 +6,7 @@ expressions, walked along a trie of the vocabulary. It is imported when the firs
 
 from __future__ import annotations
 
+import ctypes
 import json
 import logging
 import queue
@@ -34,6 +35,9 @@ MAX_CACHED = 64
 """Compiled constraints that are kept."""
 
 COMPILE_THREADS = 2
+
+FIRST_MASK_FUEL = 200_000
+"""Work of llguidance's lexer for an output's first mask: as much as it allows for each further one."""
 
 
 def grammar_of(params: StructuredOutputsParams) -> str:
@@ -201,9 +205,23 @@ class GrammarCompiler:
                     self._load_tokenizer(), vocab_size=self._vocab_size, eos_token_ids=self._eos_token_ids
                 )
         matcher = LLMatcher(self._tokenizer, grammar_of(params), log_level=0, limits=_limits())
-        if matcher.is_error():
-            raise _refusal(params, matcher.get_error())
+        error = matcher.get_error() or self._error_of_first_mask(matcher)
+        if error:
+            del matcher  # which the traceback would keep
+            raise _refusal(params, error)
         return matcher
+
+    def _error_of_first_mask(self, matcher: LLMatcher) -> str:
+        """What is wrong at the first token, or nothing. What is computed here no step has to wait for."""
+        from llguidance import LLExecutor
+
+        words = bytearray(-(-self._vocab_size // 32) * 4)
+        address = ctypes.addressof(ctypes.c_char.from_buffer(words))
+        copy = matcher
+        for _ in range(2):  # the first finds a lexer that has grown too large, and the second says so
+            copy = matcher.deep_copy()
+            LLExecutor(1).unsafe_compute_mask_ptr([(copy, 0)], address, len(words), 1)
+        return copy.get_error()
 
 
 def check_model(tokenizer: Tokenizer, eos_token_ids: Sequence[int]) -> None:
@@ -265,10 +283,13 @@ class _Vocabulary:
 
 
 def _limits() -> Any:
-    """llguidance's own limits, with messages that do not quote its inner state."""
+    """llguidance's own limits, with messages that do not quote its inner state.
+
+    Except for the first mask, for which `(a{1000}){1000}` would take a second and 170 MB.
+    """
     from llguidance import LLParserLimits
 
-    return LLParserLimits(verbose_errors=False)
+    return LLParserLimits(verbose_errors=False, initial_lexer_fuel=FIRST_MASK_FUEL)
 
 
 def _refusal(params: StructuredOutputsParams, reason: str) -> InvalidRequest:

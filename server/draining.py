@@ -14,6 +14,7 @@ from fastapi import FastAPI
 
 from .context import ServerContext
 from .http_protocol import limited_protocol
+from .loop_watch import LoopWatch
 from .settings import ServerSettings
 
 logger = logging.getLogger("quire.server")
@@ -40,6 +41,7 @@ class DrainingServer(uvicorn.Server):
         super().__init__(config)
         self.context: ServerContext = app.state.context
         self._deadline: float | None = None
+        self._loop_watch = LoopWatch(self.context.metrics)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None]:
@@ -60,6 +62,7 @@ class DrainingServer(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second: is it over?"""
+        self._loop_watch.tick()
         if await super().on_tick(counter):
             return True
         context = self.context

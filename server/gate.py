@@ -89,6 +89,9 @@ class RequestGate:
                 record.model,
             )
             _log(scope, record, routine=not counted)
+            # Its traceback leads to the body and, through the request, back to the record: a circle that
+            # would keep a refused body in memory until the collector comes by.
+            record.error = None
 
     async def _answer_hot(self, route: HotRoute, scope: Scope, receive: Receive, send: Send) -> None:
         """The same for a hot route, which is answered in one go."""

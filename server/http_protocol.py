@@ -36,6 +36,8 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._in_headers = True
         self._num_header_bytes = 0
         self._header_timer: asyncio.TimerHandle | None = None
+        self._in_body = False
+        self._body_timer: asyncio.TimerHandle | None = None
         self._refused = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -44,8 +46,9 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._start_header_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stops the clock."""
+        """Stops the clocks."""
         self._stop_header_timer()
+        self._stop_body_timer()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -71,8 +74,28 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """From here on the application is responsible."""
         self._in_headers = False
+        self._in_body = True
         self._stop_header_timer()
         super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """The body is complete; if it was refused long ago, the connection is idle from here on."""
+        self._in_body = False
+        super().on_message_complete()
+        if self._body_timer is not None:
+            self._stop_body_timer()
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+
+    def on_response_complete(self) -> None:
+        """What is left of a refused body is read and thrown away, so that its client gets the answer.
+
+        Not for ever, though: a body that trickles in would hold the connection.
+        """
+        super().on_response_complete()
+        if self._in_body and not self.transport.is_closing():
+            self._body_timer = self.loop.call_later(self.settings.body_timeout, self.transport.close)
 
     def send_400_response(self, msg: str) -> None:
         """What uvicorn answers to a request that is no HTTP, as an error object."""
@@ -85,6 +108,11 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         if self._header_timer is not None:
             self._header_timer.cancel()
             self._header_timer = None
+
+    def _stop_body_timer(self) -> None:
+        if self._body_timer is not None:
+            self._body_timer.cancel()
+            self._body_timer = None
 
     def _headers_too_slow(self) -> None:
         self._header_timer = None

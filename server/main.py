@@ -16,6 +16,7 @@ from ..engine.async_engine import AsyncEngine
 from ..engine.config import EngineConfig
 from ..errors import QuireError
 from . import logs
+from .memory import return_large_blocks
 from .settings import ServerSettings, check_bind_address, read_api_keys
 
 logger = logging.getLogger("quire.server")
@@ -47,6 +48,7 @@ def serve(
     if not settings.key_ring():
         settings = replace(settings, api_keys=read_api_keys())
     check_bind_address(host, settings)
+    return_large_blocks()
     with (
         logs.in_background(),
         _bind(host, port) as listening,

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
+LAG_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 HTTP_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 """Upper bounds of the buckets."""
 
@@ -46,6 +47,7 @@ class Metrics:
             buckets=HTTP_SECONDS,
             registry=self.registry,
         )
+        self._make_loop_metrics()
         self.registry.register(EngineCollector(self._engines))
         self.registry.register(_LogCollector())
         ProcessCollector(namespace="quire_api", registry=self.registry)
@@ -61,6 +63,25 @@ class Metrics:
     def remove_engine(self, name: str) -> None:
         """Reads an engine's figures no longer; what was counted of its requests stays."""
         self._engines.pop(name, None)
+
+    def _make_loop_metrics(self) -> None:
+        self._loop_lag = Histogram(
+            "quire:event_loop_lag_seconds",
+            "How late the server's event loop wakes, measured ten times a second.",
+            buckets=LAG_SECONDS,
+            registry=self.registry,
+        )
+        self._loop_stalls = Counter(
+            "quire:event_loop_stalls",
+            "Times that the server's own work held its event loop up for 250 ms or more.",
+            registry=self.registry,
+        )
+
+    def observe_loop(self, lag: float, *, is_stall: bool) -> None:
+        """The event loop woke so many seconds late; a stall is the server's own fault."""
+        self._loop_lag.observe(lag)
+        if is_stall:
+            self._loop_stalls.inc()
 
     def observe_http(
         self, method: str, handler: str | None, status: int, seconds: float, model: str | None = None

@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from ...errors import ContextLengthExceeded, InvalidRequest, Overloaded, QuireError
 from ..dialects import rename
-from ..errors import error_details
+from ..errors import ErrorDetails, error_details
 from .params import RENAMED
 from .protocol import LlamaErrorDetails, LlamaFailure
 
@@ -43,6 +43,16 @@ def _status_and_type(error: Exception) -> tuple[int, str]:
         return error.status, "exceed_context_size_error"
     if isinstance(error, Overloaded) or error.status == 503:
         return 503, "unavailable_error"
-    if error.status >= 500:
-        return error.status, "server_error"
-    return error.status, error.type if error.type.endswith("_error") else "invalid_request_error"
+    return error.status, _kind(error.status, error.type)
+
+
+def write_error(status: int, details: ErrorDetails) -> bytes:
+    """What the gate refuses, in llama.cpp's form."""
+    kind = _kind(status, details.type)
+    return msgspec.json.encode(LlamaFailure(LlamaErrorDetails(status, details.message, kind)))
+
+
+def _kind(status: int, type: str) -> str:
+    if status >= 500:
+        return "unavailable_error" if status == 503 else "server_error"
+    return type if type.endswith("_error") else "invalid_request_error"

@@ -22,6 +22,7 @@ RENAMED = {
 # Where neither the client nor the model's makers say anything, llama.cpp's own defaults hold.
 TEMPERATURE, TOP_K, TOP_P, MIN_P = 0.8, 40, 0.95, 0.05
 
+INT32_LIMIT = 1 << 31
 RANDOM_SEEDS = (None, -1, 0xFFFFFFFF)
 SAMPLERS = ["penalties", "temperature", "top_k", "top_p", "min_p"]
 
@@ -33,9 +34,10 @@ def sampling_params(
     defaults = context.engine.model_config.generation
     limit = context.engine.max_model_len
     num_predict = or_default(body.n_predict, -1)
-    if num_predict < -1 or num_predict == 0:
+    if not -1 <= num_predict < INT32_LIMIT or num_predict == 0:
         raise InvalidRequest(
-            f"n_predict must be positive, or -1 for no limit, got {num_predict}", param="n_predict"
+            f"n_predict must be positive and less than 2^31, or -1 for no limit, got {num_predict}",
+            param="n_predict",
         )
     if or_default(body.n_keep, 0) < -1:
         raise InvalidRequest(f"n_keep must be at least -1, got {body.n_keep}", param="n_keep")

@@ -19,7 +19,7 @@ from ..openai.protocol import UNSUPPORTED_IN_CHAT, ChatCompletionRequest
 from ..openai.tools import read_tools
 from ..openapi import describe
 from .completion import complete
-from .failures import NotSupported, failure_response
+from .failures import NotSupported, failure_response, write_error
 from .params import sampling_params, settings
 from .protocol import (
     LlamaCompletion,
@@ -42,6 +42,9 @@ TYPES = (
 )
 """What the OpenAPI document defines."""
 
+PATHS = "/(?:completions?|apply-template|props|slots(?:/.*)?|embeddings?|reranking|infill|lora-adapters)"
+"""Those whose errors are in llama.cpp's form, as a regex."""
+
 REFUSED = (
     ("/embedding", "embeddings are served at /v1/embeddings, not here yet"),
     ("/embeddings", "embeddings are served at /v1/embeddings, not here yet"),
@@ -56,6 +59,7 @@ REFUSED = (
 def llama_cpp_routes(context: ServerContext) -> APIRouter:
     """Completion, templates, and what there is to know of the server."""
     router = APIRouter(tags=["llama.cpp"])
+    context.paths.add_error_writer(PATHS, write_error)
     _add_texts(router, context)
     _add_state(router, context)
     for path, reason in REFUSED:

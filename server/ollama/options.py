@@ -50,6 +50,8 @@ UNSUPPORTED: dict[str, tuple[object, ...]] = {
     "vocab_only": (False,),
 }
 
+INT32_LIMIT = 1 << 31  # of numbers of tokens, in Ollama as here
+
 _DURATION = re.compile(r"[+-]?(?:0|(?:(?:\d+\.?\d*|\.\d+)(?:ns|us|µs|μs|ms|s|m|h))+)")
 
 
@@ -87,7 +89,7 @@ def read_options(context: ServerContext, given: dict[str, Any] | None) -> Option
         )
     for name in ("num_keep", "num_predict"):
         value: int | None = getattr(options, name)
-        if value is not None and value < (-2 if name == "num_predict" else -1):
+        if value is not None and not (-2 if name == "num_predict" else -1) <= value < INT32_LIMIT:
             raise InvalidRequest(f"{name} is out of range: {value}", param=name)
     if options.repeat_last_n not in (None, -1, 0, options.num_ctx or limit) and _has_penalties(
         context, options

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from ...errors import InvalidRequest, Overloaded, QuireError
 from ..context import ServerContext
 from ..dialects import guarded, rename
-from ..errors import error_details
+from ..errors import ErrorDetails, error_details
 from ..openapi import describe
 from . import answers, models
 from .options import RENAMED
@@ -62,6 +62,7 @@ EMBEDDINGS = (("POST", "/api/embed"), ("POST", "/api/embeddings"))
 def ollama_routes(context: ServerContext) -> APIRouter:
     """Generation, chat, and what there is to know of the model."""
     router = APIRouter(tags=["Ollama"])
+    context.paths.add_error_writer("/api/.*", _write_error)
     _add_generation(router, context)
     _add_models(router, context)
     for method, path in REFUSED:
@@ -131,6 +132,11 @@ def _describe(
 
 async def _guarded(request: Request, work: Awaitable[Response]) -> Response:
     return await guarded(request, work, _failure)
+
+
+def _write_error(status: int, details: ErrorDetails) -> bytes:
+    """What the gate refuses, in Ollama's form, which is a message alone."""
+    return msgspec.json.encode(OllamaFailure(details.message))
 
 
 def _failure(error: Exception) -> Response:

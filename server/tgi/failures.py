@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from ...errors import EngineError, InvalidRequest, Overloaded, QuireError
 from ..dialects import rename
-from ..errors import error_details
+from ..errors import ErrorDetails, error_details
 from .params import RENAMED
 from .protocol import TgiFailure
 
@@ -38,3 +38,9 @@ def _status_and_type(error: Exception) -> tuple[int, str]:
     if isinstance(error, QuireError):
         return error.status, "validation" if error.status < 500 else error.type
     return 500, "generation"
+
+
+def write_error(status: int, details: ErrorDetails) -> bytes:
+    """What the gate refuses, in TGI's form."""
+    kind = "validation" if status < 500 and status != Overloaded.status else details.type
+    return msgspec.json.encode(TgiFailure(details.message, kind))

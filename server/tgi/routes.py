@@ -19,7 +19,7 @@ from ..openai.chat_prompt import render_prompt
 from ..openai.protocol import UNSUPPORTED_IN_CHAT, ChatCompletionRequest
 from ..openai.tools import read_tools
 from ..openapi import describe
-from .failures import failure_response
+from .failures import failure_response, write_error
 from .generate import generate
 from .protocol import (
     TgiAnswer,
@@ -42,6 +42,7 @@ MODEL = "tgi"
 def tgi_routes(context: ServerContext) -> APIRouter:
     """Generation, what there is to know of the server, and how it writes a conversation."""
     router = APIRouter(tags=["TGI"])
+    context.paths.add_error_writer("/(?:generate|generate_stream|info|chat_tokenize)?", write_error)
 
     @router.post("/generate", **_describe("Continue a text", TgiAnswer, TgiRequest))
     async def whole(request: Request) -> Response:

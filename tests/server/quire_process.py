@@ -47,9 +47,10 @@ class QuireProcess:
         raise AssertionError(f"the server did not start:\n{self.log.read_text()}")
 
     def find_engine(self) -> psutil.Process:
-        """The engine's process: the only child of the server's."""
-        (child,) = psutil.Process(self.process.pid).children()
-        return child
+        """The engine's process: of the server's children the one that runs it."""
+        children = psutil.Process(self.process.pid).children()
+        (engine,) = (child for child in children if "quire.engine.engine_process" in child.cmdline())
+        return engine
 
     def client(self) -> httpx.AsyncClient:
         """A client without a limit of connections."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 
 import httpx
@@ -150,6 +151,27 @@ async def test_slow_headers_time_out() -> None:
         # A request that is being answered is not cut off by the clock of the next one.
         served.engine.step_seconds = 0.1
         assert (await served.complete(max_tokens=5)).status_code == 200
+
+
+async def test_a_refused_body_that_trickles_in_does_not_hold_the_connection() -> None:
+    settings = ServerSettings(body_timeout=0.3, keep_alive_timeout=1)
+    async with serve_on_port(settings=settings) as (served, _):
+        start = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n"
+        url = served.client.base_url
+        for rest in (b"x", b"x" * 100_000):  # for ever, or at once: then the connection is idle
+            reader, writer = await asyncio.open_connection(url.host, url.port)
+            writer.write(start)
+            status = (await reader.readuntil(b"\r\n\r\n")).split()[1]
+            assert status == b"415"
+            reading = asyncio.create_task(reader.read())
+            while not reading.done():
+                with contextlib.suppress(ConnectionError):
+                    if len(rest) == 1 or not writer.is_closing():
+                        writer.write(rest[:100_000])
+                        rest = rest[: len(rest) % 100_000]
+                await asyncio.wait({reading}, timeout=0.05)
+            assert b"unsupported_media_type" in await reading
+            writer.close()
 
 
 async def test_drain() -> None:
