@@ -37,7 +37,8 @@ def check_encoder_settings(config: EngineConfig, choice: ModelChoice) -> None:
         value = getattr(config, setting)
         if value != neutral:
             raise ValueError(
-                f"{setting}={value} has no meaning: {name} is an encoder, which has no KV cache and does not decode"
+                f"{setting}={value} has no meaning: {name} is an encoder, which has no KV cache "
+                "and does not decode"
             )
     step = config.max_num_batched_tokens
     if step is not None and step < choice.max_model_len:

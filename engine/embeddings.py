@@ -41,15 +41,15 @@ def pooling_params(
 
 
 def finish_embedding(
-    config: PoolingConfig, pooled: bytes, dimensions: int | None = None, *, normalize: bool = True
+    config: PoolingConfig, pooled: bytes, dimensions: int | None = None, *, normalize: bool | None = None
 ) -> Vector:
-    """The embedding of a pooled prompt, cut to `dimensions` and of length 1 if the model wants that.
+    """The embedding of a pooled prompt, cut to `dimensions`, and of length 1 if the model wants that.
 
     Args:
         config: The model's.
         pooled: The prompt's vector, float32, little-endian.
         dimensions: The length to cut it to, which has been checked.
-        normalize: False leaves the vector as pooling gives it.
+        normalize: Whether it gets length 1, whatever the model wants; None for what that is.
 
     Raises:
         NumericalError: The vector has no direction, or is not finite.
@@ -58,7 +58,7 @@ def finish_embedding(
 
     vector = np.frombuffer(pooled, "<f4").astype(np.float32)[:dimensions]
     norm = float(np.linalg.norm(vector.astype(np.float64)))
-    normalize = normalize and config.normalize
+    normalize = config.normalize if normalize is None else normalize
     if not np.isfinite(norm) or (normalize and norm == 0.0):
         raise NumericalError("the model produced no valid numbers for this request")
     return (vector / norm).astype(np.float32) if normalize else vector

@@ -229,7 +229,7 @@ class PoolingMethods(ABC):
         """What becomes of what the engine gives for a prompt."""
         pooled, classifier = _pooled(output), self.pooling.classifier
         if classifier is None:
-            return finish_embedding(self.pooling, pooled, normalize=use_activation)
+            return finish_embedding(self.pooling, pooled, normalize=None if use_activation else False)
         return finish_labels(classifier, pooled, use_activation=use_activation)
 
 

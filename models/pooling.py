@@ -9,7 +9,8 @@ an encoder.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -56,6 +57,7 @@ class PoolingConfig:
         shorter: The lengths to which a vector may be cut, as those of Matryoshka embeddings may
             (Kusupati et al., 2022); None if to none.
         classifier: The head that the vector goes to, in a classifier, which makes no embeddings.
+        prompts: What stands in front of a text for a purpose, such as "query", by its name.
     """
 
     mode: PoolingMode = "last"
@@ -63,6 +65,7 @@ class PoolingConfig:
     hidden_size: int
     shorter: tuple[int, ...] | range | None = None
     classifier: ClassifierConfig | None = None
+    prompts: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @classmethod
     def from_folder(cls, path: str | Path) -> PoolingConfig:
@@ -77,15 +80,17 @@ class PoolingConfig:
         architecture = next(filter(known_architectures().__contains__, config.strings("architectures")), "")
         from_encoder = is_encoder(architecture)
         if is_classifier(architecture):
-            mode: PoolingMode = "cls" if from_encoder else "last"
+            head_mode: PoolingMode = "cls" if from_encoder else "last"
             return cls(
-                mode=mode, normalize=False, hidden_size=hidden_size, classifier=read_classifier(config)
+                mode=head_mode, normalize=False, hidden_size=hidden_size, classifier=read_classifier(config)
             )
         shorter: tuple[int, ...] | range | None = tuple(config.integers("matryoshka_dimensions")) or None
         if shorter is None and config.boolean("is_matryoshka"):
             shorter = range(1, hidden_size)
+        prompts = _prompts(folder)
         if not (folder / MODULES).exists():
-            return cls(mode="mean" if from_encoder else "last", hidden_size=hidden_size, shorter=shorter)
+            mode = "mean" if from_encoder else "last"
+            return cls(mode=mode, hidden_size=hidden_size, shorter=shorter, prompts=prompts)
         found: PoolingMode | None = None
         normalize = False
         for entry in (Fields(item, MODULES) for item in read_json_list(folder / MODULES)):
@@ -98,7 +103,18 @@ class PoolingConfig:
                 raise entry.error("type", "Transformer, Pooling or Normalize")
         if found is None:
             raise ModelError(f"{MODULES} has no Pooling step.")
-        return cls(mode=found, normalize=normalize, hidden_size=hidden_size, shorter=shorter)
+        return cls(mode=found, normalize=normalize, hidden_size=hidden_size, shorter=shorter, prompts=prompts)
+
+    def prompt(self, name: str | None) -> str:
+        """What stands in front of a text for a purpose. Raises `InvalidRequest` if the model has no such."""
+        if name is None:
+            return ""
+        if name not in self.prompts:
+            known = ", ".join(map(repr, self.prompts)) or "none"
+            raise InvalidRequest(
+                f"prompt_name {name!r:.80} is not one of this model's prompts: {known}", param="prompt_name"
+            )
+        return self.prompts[name]
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -138,6 +154,13 @@ class PoolingConfig:
                 f"dimensions must be one of {shown} or {self.hidden_size}, got {dimensions}",
                 param="dimensions",
             )
+
+
+def _prompts(folder: Path) -> dict[str, str]:
+    """The prompts that config_sentence_transformers.json names."""
+    path = folder / "config_sentence_transformers.json"
+    prompts = Fields(read_json(path), path.name).object("prompts") if path.exists() else None
+    return {} if prompts is None else {name: prompts.string(name) for name in prompts.values}
 
 
 def _mode(folder: Path, name: str, from_encoder: bool) -> PoolingMode:

@@ -28,6 +28,8 @@ from .oip.routes import TYPES as OIP_TYPES
 from .oip.routes import oip_routes
 from .ollama.routes import TYPES as OLLAMA_TYPES
 from .ollama.routes import ollama_routes
+from .openai.classify import TYPES as CLASSIFY_TYPES
+from .openai.classify import classify_routes
 from .openai.embeddings import TYPES as EMBEDDING_TYPES
 from .openai.embeddings import embedding_routes
 from .openai.pooling import TYPES as POOLING_TYPES
@@ -41,6 +43,8 @@ from .responses.routes import TYPES as RESPONSES_TYPES
 from .responses.routes import responses_routes
 from .sagemaker.routes import sagemaker_routes
 from .settings import ServerSettings
+from .tei.routes import TYPES as TEI_TYPES
+from .tei.routes import tei_routes
 from .tf_serving.routes import TYPES as TF_SERVING_TYPES
 from .tf_serving.routes import tf_serving_routes
 from .tgi.routes import TYPES as TGI_TYPES
@@ -63,10 +67,12 @@ TYPES = (
     *EMBEDDING_TYPES,
     *POOLING_TYPES,
     *SCORE_TYPES,
+    *CLASSIFY_TYPES,
     *RESPONSES_TYPES,
     *ANTHROPIC_TYPES,
     *OLLAMA_TYPES,
     *TGI_TYPES,
+    *TEI_TYPES,
     *TF_SERVING_TYPES,
     *LLAMA_CPP_TYPES,
     *OIP_TYPES,
@@ -117,10 +123,12 @@ def create_app(
         embedding_routes,
         pooling_routes,
         score_routes,
+        classify_routes,
         responses_routes,
         anthropic_routes,
         ollama_routes,
         tgi_routes,
+        tei_routes,
         llama_cpp_routes,
         oip_routes,
         token_routes,

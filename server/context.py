@@ -217,6 +217,11 @@ class RequestRecord:
     error: Exception | None = None
     write_error: ErrorWriter = write_error
 
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the request came."""
+        return time.perf_counter() - self.started
+
     def end(self) -> None:
         """The request is over, however it ended; whoever let it in calls this once."""
         while self.at_end:

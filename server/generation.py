@@ -47,15 +47,28 @@ class Job:
 
 
 async def encode(
-    context: ServerContext, texts: Sequence[str], *, add_special_tokens: bool
+    context: ServerContext, texts: Sequence[str], *, add_special_tokens: bool, cuts_texts: bool = False
 ) -> list[list[int]]:
-    """The tokens of texts. Raises `ContextLengthExceeded` without tokenising if one cannot fit."""
-    for text in texts:
-        check_text_length(context, text)
+    """The tokens of texts.
+
+    Raises `ContextLengthExceeded` without tokenising if one cannot fit; `cuts_texts` says that the first
+    tokens are all that is wanted of it, and reads no more.
+    """
+    if cuts_texts:
+        texts = [shortened(context, text) for text in texts]
+    else:
+        for text in texts:
+            check_text_length(context, text)
     tokenizer = context.engine.tokenizer
     return await context.offload(
         sum(map(len, texts)), lambda: tokenizer.encode_batch(texts, add_special_tokens=add_special_tokens)
     )
+
+
+def shortened(context: ServerContext, text: str) -> str:
+    """The beginning of a text, with more than the tokens that fit a context."""
+    # Twice as much as a context full of the longest token: tokenizers may drop blanks.
+    return text[: 2 * context.engine.max_model_len * context.engine.tokenizer.max_token_bytes]
 
 
 def check_text_length(context: ServerContext, text: str, param: str | None = "prompt") -> None:

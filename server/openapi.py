@@ -35,7 +35,7 @@ WITH_BODY = (400, 404, 408, 413, 415, 429, 500, 503)
 def describe(
     summary: str,
     *,
-    answer: type[msgspec.Struct],
+    answer: type[msgspec.Struct] | None,
     body: type[msgspec.Struct] | None = None,
     path: Sequence[str] = (),
     errors: Sequence[int] = (),
@@ -43,8 +43,12 @@ def describe(
     stream_type: str = "text/event-stream",
     error: type[msgspec.Struct] = ErrorObject,
 ) -> dict[str, Any]:
-    """What a route's decorator needs to document it. The types must be given to `install`."""
-    content: dict[str, Any] = {"application/json": {"schema": _ref(answer)}}
+    """What a route's decorator needs to document it. The types must be given to `install`.
+
+    `answer` is the type of the answer, None for a list.
+    """
+    schema = {"type": "array", "items": {}} if answer is None else _ref(answer)
+    content: dict[str, Any] = {"application/json": {"schema": schema}}
     if streams:
         content[stream_type] = {"schema": {"type": "string"}}
     responses: dict[int | str, dict[str, Any]] = {200: {"description": "The answer", "content": content}}

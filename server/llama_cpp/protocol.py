@@ -219,3 +219,19 @@ class LlamaTokens(msgspec.Struct):
     """The tokens of a text."""
 
     tokens: list[int | LlamaPiece]
+
+
+class LlamaEmbeddingRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """`content`, or `input`, is a text, a list of token ids, or a list of texts or of lists of token ids."""
+
+    content: str | list[str | int | list[int]] | None = None
+    input: str | list[str | int | list[int]] | None = None
+    model: str | None = None
+    embd_normalize: int | None = None
+
+
+class LlamaEmbedding(msgspec.Struct):
+    """The vectors of a text: one, as its tokens are pooled."""
+
+    index: int
+    embedding: list[list[float]]

@@ -16,15 +16,19 @@ from ..dialects import guarded
 from ..json_body import read_message
 from ..openai.chat_prompt import render_prompt
 from ..openai.protocol import UNSUPPORTED_IN_CHAT, ChatCompletionRequest
+from ..openai.scores import Ranking, RerankRequest
 from ..openai.tools import read_tools
 from ..openapi import describe
 from .completion import complete
+from .embeddings import embed_texts, rank
 from .failures import NotSupported, failure_response, write_error
 from .params import sampling_params, settings
 from .protocol import (
     LlamaCompletion,
     LlamaCompletionRequest,
     LlamaDefaults,
+    LlamaEmbedding,
+    LlamaEmbeddingRequest,
     LlamaFailure,
     LlamaModalities,
     LlamaPrompt,
@@ -35,6 +39,8 @@ from .protocol import (
 TYPES = (
     LlamaCompletion,
     LlamaCompletionRequest,
+    LlamaEmbedding,
+    LlamaEmbeddingRequest,
     LlamaFailure,
     LlamaPrompt,
     LlamaProps,
@@ -46,9 +52,6 @@ PATHS = "/(?:completions?|apply-template|props|slots(?:/.*)?|embeddings?|reranki
 """Those whose errors are in llama.cpp's form, as a regex."""
 
 REFUSED = (
-    ("/embedding", "embeddings are served at /v1/embeddings, not here yet"),
-    ("/embeddings", "embeddings are served at /v1/embeddings, not here yet"),
-    ("/reranking", "rankings are served at /v1/rerank, not here yet"),
     ("/infill", "filling in the middle is the suffix of /v1/completions, not served here yet"),
     ("/props", "properties cannot be changed while the server runs"),
     ("/slots/{slot}", "there are no slots to save, restore or erase: caching is automatic"),
@@ -62,6 +65,7 @@ def llama_cpp_routes(context: ServerContext) -> APIRouter:
     context.paths.add_error_writer(PATHS, write_error)
     _add_texts(router, context)
     _add_state(router, context)
+    _add_embeddings(router, context)
     for path, reason in REFUSED:
         _refuse(router, path, reason)
     return router
@@ -83,6 +87,22 @@ def _add_texts(router: APIRouter, context: ServerContext) -> None:
         return await guarded(request, _apply_template(context, request), failure_response)
 
     _ = (completions, apply_template)
+
+
+def _add_embeddings(router: APIRouter, context: ServerContext) -> None:
+    embedding = _describe("Embed texts", LlamaEmbedding, LlamaEmbeddingRequest)
+
+    @router.post("/embedding", **embedding)
+    @router.post("/embeddings", include_in_schema=False)
+    async def embed(request: Request) -> Response:
+        return await guarded(request, embed_texts(context, request), failure_response)
+
+    @router.post("/reranking", **_describe("Rank documents", Ranking, RerankRequest))
+    @router.post("/v1/reranking", include_in_schema=False)
+    async def reranking(request: Request) -> Response:
+        return await guarded(request, rank(context, request), failure_response)
+
+    _ = (embed, reranking)
 
 
 def _add_state(router: APIRouter, context: ServerContext) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
@@ -71,7 +73,8 @@ async def show(context: ServerContext, request: Request) -> Response:
 
 def _family(context: ServerContext) -> str:
     """The architecture without the task that its class is for."""
-    return context.engine.model_config.architecture.removesuffix("ForCausalLM").lower()
+    name = context.engine.model_config.architecture
+    return re.sub(r"(For[A-Z]\w+|Model)$", "", name).lower()
 
 
 def _details(context: ServerContext) -> OllamaDetails:
@@ -98,6 +101,8 @@ def _model_info(context: ServerContext) -> dict[str, str | int]:
 
 def _capabilities(context: ServerContext) -> list[str]:
     engine = context.engine
+    if not engine.model_config.generates:
+        return [] if engine.pooling.classifier else ["embedding"]
     capabilities = ["completion"]
     template = engine.chat_template
     found = find_format(context.settings, template.sources, engine.tokenizer)

@@ -34,6 +34,9 @@ UNSUPPORTED_IN_SHOW: dict[str, tuple[object, ...]] = {
 }
 
 
+NANOSECONDS = 1e9
+
+
 class OllamaFailure(msgspec.Struct):
     """The body of an answer that is not a success, and the last line of a stream that fails."""
 
@@ -145,6 +148,42 @@ class OllamaChatLine(OllamaFigures, kw_only=True):
     message: OllamaAnswerMessage
     logprobs: list[TokenLogprob] | msgspec.UnsetType = msgspec.UNSET
     done: bool
+
+
+class OllamaEmbedRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """Texts to embed; of a longer text, the first tokens count, unless `truncate` is false."""
+
+    model: str
+    input: str | list[str]
+    truncate: bool | None = None
+    dimensions: int | None = None
+    options: dict[str, Any] | None = None
+    keep_alive: float | str | None = None
+
+
+class OllamaEmbedded(msgspec.Struct, kw_only=True):
+    """The vectors, in the order of the texts."""
+
+    model: str
+    embeddings: list[list[float]]
+    total_duration: int
+    load_duration: int
+    prompt_eval_count: int
+
+
+class OllamaEmbeddingRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """A text to embed."""
+
+    model: str
+    prompt: str | None = None
+    options: dict[str, Any] | None = None
+    keep_alive: float | str | None = None
+
+
+class OllamaEmbedding(msgspec.Struct):
+    """The vector of a text."""
+
+    embedding: list[float]
 
 
 class OllamaShowRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):

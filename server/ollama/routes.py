@@ -15,11 +15,15 @@ from ..context import ServerContext
 from ..dialects import guarded, rename
 from ..errors import ErrorDetails, error_details
 from ..openapi import describe
-from . import answers, models
+from . import answers, embeddings, models
 from .options import RENAMED
 from .protocol import (
     OllamaChatLine,
     OllamaChatRequest,
+    OllamaEmbedded,
+    OllamaEmbedding,
+    OllamaEmbeddingRequest,
+    OllamaEmbedRequest,
     OllamaFailure,
     OllamaGenerateLine,
     OllamaGenerateRequest,
@@ -33,6 +37,10 @@ from .stream import MEDIA_TYPE
 TYPES = (
     OllamaChatLine,
     OllamaChatRequest,
+    OllamaEmbedRequest,
+    OllamaEmbedded,
+    OllamaEmbedding,
+    OllamaEmbeddingRequest,
     OllamaFailure,
     OllamaGenerateLine,
     OllamaGenerateRequest,
@@ -56,7 +64,6 @@ REFUSED = (
     ("HEAD", "/api/blobs/{digest}"),
     ("POST", "/api/blobs/{digest}"),
 )
-EMBEDDINGS = (("POST", "/api/embed"), ("POST", "/api/embeddings"))
 
 
 def ollama_routes(context: ServerContext) -> APIRouter:
@@ -65,10 +72,9 @@ def ollama_routes(context: ServerContext) -> APIRouter:
     context.paths.add_error_writer("/api/.*", _write_error)
     _add_generation(router, context)
     _add_models(router, context)
+    _add_embeddings(router, context)
     for method, path in REFUSED:
         _refuse(router, method, path, "models cannot be changed over the API: quire serve MODEL chooses one")
-    for method, path in EMBEDDINGS:
-        _refuse(router, method, path, "embeddings are served at /v1/embeddings, not here yet")
     return router
 
 
@@ -85,6 +91,18 @@ def _add_generation(router: APIRouter, context: ServerContext) -> None:
         return await _guarded(request, answers.chat(context, request))
 
     _ = (generate, chat)
+
+
+def _add_embeddings(router: APIRouter, context: ServerContext) -> None:
+    @router.post("/api/embed", **_describe("Embed texts", OllamaEmbedded, OllamaEmbedRequest))
+    async def embed(request: Request) -> Response:
+        return await _guarded(request, embeddings.embed_texts(context, request))
+
+    @router.post("/api/embeddings", **_describe("Embed a text", OllamaEmbedding, OllamaEmbeddingRequest))
+    async def embed_one(request: Request) -> Response:
+        return await _guarded(request, embeddings.embed_text(context, request))
+
+    _ = (embed, embed_one)
 
 
 def _add_models(router: APIRouter, context: ServerContext) -> None:

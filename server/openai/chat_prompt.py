@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from ...engine.input_check import NO_GENERATION
 from ...errors import ContextLengthExceeded, InvalidRequest, ModelError
 from ...models.chat_template import ChatTemplate
 from ...models.conversation import is_ordinary
@@ -40,6 +41,8 @@ class ChatPrompt:
 
 async def render_prompt(context: ServerContext, body: ChatCompletionRequest, tools: Tools) -> ChatPrompt:
     """The conversation in the model's own form. Raises `InvalidRequest` naming what does not fit it."""
+    if not context.engine.model_config.generates:
+        raise InvalidRequest(NO_GENERATION, param="model")
     template = _template(context, body)
     if not body.messages:
         raise InvalidRequest("messages must not be empty", param="messages")

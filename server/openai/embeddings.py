@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
@@ -11,13 +10,12 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ...engine.embeddings import as_floats, finish_embedding, pooling_params
-from ...engine.outputs import RequestOutput
-from ...errors import EngineError, InvalidRequest
+from ...engine.embeddings import as_floats
+from ...errors import InvalidRequest
 from ..context import RequestRecord, ServerContext
-from ..generation import Job, collect, encode, run, while_connected
 from ..json_body import read_message
 from ..openapi import describe
+from ..pooling import PoolingOptions, embed
 from .common import check_common, priority
 from .completions import split_prompts
 from .protocol import SamplingFields
@@ -25,11 +23,12 @@ from .protocol import SamplingFields
 if TYPE_CHECKING:
     from ...engine.embeddings import Vector
 
-UNSUPPORTED: dict[str, tuple[object, ...]] = {"truncate_prompt_tokens": ()}
-
 
 class PoolingFields(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """What requests that make vectors have in common; all but `model` and `user` are vLLM's."""
+    """What requests that make vectors have in common; all but `model` and `user` are vLLM's.
+
+    `truncate_prompt_tokens` keeps the first tokens of a longer text, as many as fit if it is -1.
+    """
 
     model: str | None = None
     user: str | None = None
@@ -37,6 +36,7 @@ class PoolingFields(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     cache_salt: str | None = None
     priority: int | None = None
     request_id: str | None = None
+    truncate_prompt_tokens: int | None = None
 
 
 class EmbeddingRequest(PoolingFields, kw_only=True):
@@ -89,7 +89,7 @@ def embedding_routes(context: ServerContext) -> APIRouter:
 
 async def create_embeddings(context: ServerContext, request: Request) -> Response:
     """Answers one request."""
-    body = await read_message(context, request, EmbeddingRequest, unsupported=UNSUPPORTED)
+    body = await read_message(context, request, EmbeddingRequest, unsupported={})
     try:
         return await _create(context, request, body)
     except InvalidRequest as error:
@@ -99,9 +99,9 @@ async def create_embeddings(context: ServerContext, request: Request) -> Respons
 
 async def _create(context: ServerContext, request: Request, body: EmbeddingRequest) -> Response:
     context = await context.serving(body.model, request.state.record)
-    context.engine.pooling.check_dimensions(body.dimensions)
     prompts = split_prompts(body.input, context.settings.max_prompts)
-    vectors = await embed(context, request, body, prompts, body.dimensions)
+    options = pooling_options(request, body)
+    vectors = await embed(context, request, prompts, options, dimensions=body.dimensions)
 
     def write() -> bytes:
         return msgspec.json.encode(
@@ -119,19 +119,8 @@ async def _create(context: ServerContext, request: Request, body: EmbeddingReque
     return Response(await context.offload(num_bytes, write), media_type="application/json")
 
 
-async def embed(
-    context: ServerContext,
-    request: Request,
-    body: PoolingFields,
-    prompts: Sequence[str | list[int]],
-    dimensions: int | None = None,
-    *,
-    normalize: bool = True,
-) -> list[Vector]:
-    """The embeddings of texts or token ids, in their order.
-
-    Raises what the checks of common fields and the engine raise.
-    """
+def pooling_options(request: Request, body: PoolingFields) -> PoolingOptions:
+    """How the texts are read. Raises `InvalidRequest` naming a field that is out of range."""
     fields = SamplingFields(
         model=body.model,
         user=body.user,
@@ -140,31 +129,12 @@ async def embed(
         request_id=body.request_id,
     )
     check_common(request, fields)
-    record: RequestRecord = request.state.record
-    pooling = context.engine.pooling
-    texts = [prompt for prompt in prompts if isinstance(prompt, str)]
-    encoded = iter(await encode(context, texts, add_special_tokens=body.add_special_tokens is not False))
-    job = Job(
-        prompts=[next(encoded) if isinstance(prompt, str) else prompt for prompt in prompts],
-        params=[pooling_params(pooling)] * len(prompts),
+    return PoolingOptions(
+        add_special_tokens=body.add_special_tokens is not False,
+        truncate=body.truncate_prompt_tokens,
         priority=priority(request, fields),
         cache_salt=body.cache_salt,
     )
-    outputs = await while_connected(request.receive, collect(run(context, record, job)))
-
-    def finish() -> list[Vector]:
-        return [
-            finish_embedding(pooling, _pooled(output), dimensions, normalize=normalize)
-            for _, output in outputs
-        ]
-
-    return await context.offload(4 * pooling.hidden_size * len(outputs), finish)
-
-
-def _pooled(output: RequestOutput) -> bytes:
-    if output.pooled is None:
-        raise EngineError("the engine gave no vector for a prompt")
-    return output.pooled
 
 
 def pooling_usage(record: RequestRecord) -> PoolingUsage:

@@ -1,4 +1,4 @@
-"""`/pooling`, in vLLM's form: the vectors of texts, scaled or as they were pooled."""
+"""`/pooling`, in vLLM's form: the vectors of texts or the numbers of their labels, as they are or finished."""
 
 from __future__ import annotations
 
@@ -14,12 +14,16 @@ from ...errors import InvalidRequest
 from ..context import RequestRecord, ServerContext
 from ..json_body import read_message
 from ..openapi import describe
+from ..pooling import classify, embed
 from .completions import split_prompts
-from .embeddings import UNSUPPORTED, EmbeddingRequest, PoolingUsage, embed, pooling_usage, write_vector
+from .embeddings import EmbeddingRequest, PoolingUsage, pooling_options, pooling_usage, write_vector
 
 
 class PoolingRequest(EmbeddingRequest, kw_only=True):
-    """As for embeddings; `use_activation: false` leaves the vectors as pooling gives them."""
+    """As for embeddings; a classifier gives a number for each label.
+
+    `use_activation: false` leaves the vectors, or numbers, as the model gives them.
+    """
 
     use_activation: bool | None = None
 
@@ -53,7 +57,7 @@ def pooling_routes(context: ServerContext) -> APIRouter:
 
     @router.post("/pooling", **describe("Pool texts", body=PoolingRequest, answer=PooledVectors))
     async def pool(request: Request) -> Response:
-        body = await read_message(context, request, PoolingRequest, unsupported=UNSUPPORTED)
+        body = await read_message(context, request, PoolingRequest, unsupported={})
         try:
             return await _pool(context, request, body)
         except InvalidRequest as error:
@@ -67,11 +71,19 @@ def pooling_routes(context: ServerContext) -> APIRouter:
 async def _pool(context: ServerContext, request: Request, body: PoolingRequest) -> Response:
     record: RequestRecord = request.state.record
     context = await context.serving(body.model, record)
-    context.engine.pooling.check_dimensions(body.dimensions)
     prompts = split_prompts(body.input, context.settings.max_prompts)
-    vectors = await embed(
-        context, request, body, prompts, body.dimensions, normalize=body.use_activation is not False
-    )
+    options, use_activation = pooling_options(request, body), body.use_activation is not False
+    if context.engine.pooling.classifier is not None:
+        if body.dimensions is not None:
+            raise InvalidRequest(
+                "dimensions are those of embeddings, and this model classifies", param="dimensions"
+            )
+        vectors = await classify(context, request, prompts, options, use_activation=use_activation)
+    else:
+        normalize = None if use_activation else False
+        vectors = await embed(
+            context, request, prompts, options, dimensions=body.dimensions, normalize=normalize
+        )
 
     def write() -> bytes:
         return msgspec.json.encode(

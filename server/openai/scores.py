@@ -1,4 +1,7 @@
-"""`/score` and `/rerank`, in vLLM's form: how alike texts are, by the cosine of their embeddings."""
+"""`/score` and `/rerank`, in vLLM's form: how well texts fit.
+
+A cross-encoder reads both texts together and says so; of other models, it is the cosine of the embeddings.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +13,23 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ...engine.embeddings import cosine, pair_up
+from ...engine.embeddings import pair_up
 from ...errors import InvalidRequest
 from ..context import RequestRecord, ServerContext
 from ..json_body import read_message
 from ..openapi import describe
+from ..pooling import score
 from .completions import split_prompts
-from .embeddings import UNSUPPORTED, PoolingFields, PoolingUsage, embed, pooling_usage
+from .embeddings import PoolingFields, PoolingUsage, pooling_options, pooling_usage
 
 
-class ScoreRequest(PoolingFields, kw_only=True):
+class ScoringFields(PoolingFields, kw_only=True):
+    """`use_activation: false` gives a cross-encoder's numbers as they are."""
+
+    use_activation: bool | None = None
+
+
+class ScoreRequest(ScoringFields, kw_only=True):
     """One text is compared with each of `text_2`; several, each with its counterpart."""
 
     text_1: str | list[str]
@@ -27,7 +37,7 @@ class ScoreRequest(PoolingFields, kw_only=True):
 
 
 class Score(msgspec.Struct, kw_only=True):
-    """How alike the texts of a pair are, in -1..1."""
+    """How well the texts of a pair fit."""
 
     index: int
     object: Literal["score"] = "score"
@@ -51,7 +61,7 @@ class Document(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     text: str
 
 
-class RerankRequest(PoolingFields, kw_only=True):
+class RerankRequest(ScoringFields, kw_only=True):
     """`top_n` is how many documents to give back; 0 or none for all."""
 
     query: str
@@ -68,7 +78,7 @@ class RankedDocument(msgspec.Struct, kw_only=True):
 
 
 class Ranking(msgspec.Struct, kw_only=True):
-    """The documents that are most like the query, best first; those that are equal in their order."""
+    """The documents that fit the query, best first; those that are equal in their order."""
 
     id: str
     model: str
@@ -86,18 +96,18 @@ def score_routes(context: ServerContext) -> APIRouter:
 
     @router.post("/score", **describe("Compare texts", body=ScoreRequest, answer=ScoreList))
     @router.post("/v1/score", **describe("The same as /score", body=ScoreRequest, answer=ScoreList))
-    async def score(request: Request) -> Response:
-        body = await read_message(context, request, ScoreRequest, unsupported=UNSUPPORTED)
+    async def score_texts(request: Request) -> Response:
+        body = await read_message(context, request, ScoreRequest, unsupported={})
         return _json(await _score(context, request, body))
 
     @router.post("/rerank", **describe("Rank documents", body=RerankRequest, answer=Ranking))
     @router.post("/v1/rerank", **describe("The same as /rerank", body=RerankRequest, answer=Ranking))
     @router.post("/v2/rerank", **describe("The same as /rerank", body=RerankRequest, answer=Ranking))
-    async def rerank(request: Request) -> Response:
-        body = await read_message(context, request, RerankRequest, unsupported=UNSUPPORTED)
-        return _json(await _rerank(context, request, body))
+    async def rerank_texts(request: Request) -> Response:
+        body = await read_message(context, request, RerankRequest, unsupported={})
+        return _json(await rerank(context, request, body))
 
-    _ = (score, rerank)
+    _ = (score_texts, rerank_texts)
     return router
 
 
@@ -116,7 +126,8 @@ async def _score(context: ServerContext, request: Request, body: ScoreRequest) -
     )
 
 
-async def _rerank(context: ServerContext, request: Request, body: RerankRequest) -> Ranking:
+async def rerank(context: ServerContext, request: Request, body: RerankRequest) -> Ranking:
+    """The documents of a request, ranked."""
     record: RequestRecord = request.state.record
     context = await context.serving(body.model, record)
     texts = [each if isinstance(each, str) else each.text for each in body.documents]
@@ -141,19 +152,25 @@ async def _rerank(context: ServerContext, request: Request, body: RerankRequest)
 async def _compare(
     context: ServerContext,
     request: Request,
-    body: PoolingFields,
+    body: ScoreRequest | RerankRequest,
     texts: list[str],
     pairs: list[tuple[int, int]],
 ) -> list[float]:
-    """The cosines of pairs of texts, which are given by their places in the list."""
+    """The scores of pairs of texts, which are given by their places in the list."""
     try:
-        prompts = split_prompts(texts, context.settings.max_prompts)
-        vectors = await embed(context, request, body, prompts)
+        split_prompts(texts, context.settings.max_prompts)
+        return await score(
+            context,
+            request,
+            texts,
+            pairs,
+            pooling_options(request, body),
+            use_activation=body.use_activation is not False,
+        )
     except InvalidRequest as error:
         if error.param == "prompt":  # these requests have none, and it may be any of their texts
             error.param = None
         raise
-    return [cosine(vectors[i], vectors[j]) for i, j in pairs]
 
 
 def _json(message: msgspec.Struct) -> Response:

@@ -19,6 +19,7 @@ from ..openai.chat_prompt import render_prompt
 from ..openai.protocol import UNSUPPORTED_IN_CHAT, ChatCompletionRequest
 from ..openai.tools import read_tools
 from ..openapi import describe
+from ..tei.answers import answer_any
 from .failures import failure_response, write_error
 from .generate import generate
 from .protocol import (
@@ -56,6 +57,8 @@ def tgi_routes(context: ServerContext) -> APIRouter:
 
     @router.post("/", **_describe("Continue a text; `stream` says how", TgiAnswer, TgiRequest, streams=True))
     async def either(request: Request) -> Response:
+        if context.language_models and not context.engine.model_config.generates:
+            return await guarded(request, answer_any(context, request), failure_response)
         return await guarded(
             request, generate(context, request, streams=None, in_list=True), failure_response
         )

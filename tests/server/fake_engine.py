@@ -79,7 +79,10 @@ class FakeEngine:
         self.script = list(script)
         self.pooling = PoolingConfig(hidden_size=8, shorter=(4,))
         self.model_config = SimpleNamespace(
-            vocab_size=self.tokenizer.vocab_size, eos_token_ids=(EOS,), generation=GenerationDefaults()
+            vocab_size=self.tokenizer.vocab_size,
+            eos_token_ids=(EOS,),
+            generation=GenerationDefaults(),
+            generates=True,
         )
         self._grammars = GrammarChecker(EMBEDDED, self.tokenizer, self.model_config)
         self.chat_template = ChatTemplate({"default": template}, {})
@@ -142,6 +145,7 @@ class FakeEngine:
             vocab_size=self.tokenizer.vocab_size,
             max_model_len=self.max_model_len,
             eos_token_ids=(EOS,),
+            generates=self.model_config.generates,
         )
         if params.structured_outputs is not None:
             await self._grammars.check(params.structured_outputs)

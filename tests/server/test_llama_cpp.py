@@ -295,6 +295,6 @@ async def test_props_and_slots() -> None:
 
 
 async def test_routes_that_are_refused(served: Served) -> None:
-    for path in ("embedding", "embeddings", "reranking", "infill", "props", "slots/0", "lora-adapters"):
+    for path in ("infill", "props", "slots/0", "lora-adapters"):
         response = await served.client.post(f"/{path}", json={})
         assert (response.status_code, response.json()["error"]["type"]) == (501, "not_supported_error")

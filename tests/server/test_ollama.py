@@ -317,8 +317,6 @@ async def test_other_routes(served: Served) -> None:
         ("POST", "copy"),
         ("DELETE", "delete"),
         ("POST", "blobs/sha256:00"),
-        ("POST", "embed"),
-        ("POST", "embeddings"),
     ):
         response = await served.client.request(method, f"/api/{path}", json={"model": "fake"})
         assert (response.status_code, list(response.json())) == (400, ["error"])
