@@ -1,4 +1,4 @@
-"""`/pooling`, in vLLM's form: the vectors of texts or the numbers of their labels, as they are or finished."""
+"""`/pooling`, in vLLM's form: vectors of texts or numbers of labels, finished or as the model gives them."""
 
 from __future__ import annotations
 

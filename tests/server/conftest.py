@@ -98,7 +98,8 @@ async def serve_on_port(
                 yield Served(engine, app.state.context, http), server
         finally:
             server.should_exit = True
-            engine.going.set()
+            if isinstance(engine, FakeEngine):
+                engine.going.set()
             await task
 
 

@@ -8,15 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import huggingface_hub.constants
 import pytest
 import pytest_asyncio
 import torch
+from huggingface_hub import InferenceClient
 
 import tiny_encoders
 from quire.engine.async_engine import AsyncEngine
 from quire.engine.config import EngineConfig
 from quire.models.tokenizer import Tokenizer
 from quire.server.app import create_app
+
+from .conftest import serve_on_port
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -278,3 +282,25 @@ async def test_what_is_said_of_the_models(client: httpx.AsyncClient) -> None:
     assert (await client.get("/props")).status_code == 200
     assert (await client.get("/info")).status_code == 200
     assert (await client.get("/metrics")).status_code == 200
+
+
+async def test_hugging_faces_client(
+    engines: dict[str, AsyncEngine], folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)  # which includes 127.0.0.1
+
+    def ask(url: str, names: set[str]) -> None:
+        with InferenceClient(base_url=url) as hub:
+            if "embedder" in names:
+                (found,) = hub.feature_extraction(TEXTS[0], normalize=True, truncate=True)
+                assert close(found, vector(folders, TEXTS[0]))
+                first, second = hub.sentence_similarity(TEXTS[0], other_sentences=TEXTS[1:])
+                vectors = [vector(folders, text) for text in TEXTS]
+                assert close([first, second], [float(vectors[0] @ v) for v in vectors[1:]])
+            else:
+                best = hub.text_classification(TEXTS[0])
+                assert close(sorted(item.score for item in best), sorted(probabilities(folders, TEXTS[0])))
+
+    for name in ("embedder", "labels"):
+        async with serve_on_port(engines[name]) as (served, _):
+            await asyncio.to_thread(ask, str(served.client.base_url), {name})
