@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from ..errors import InvalidRequest, QuireError
 from ..models.classic.predictor import Array, Arrays, Description
@@ -31,15 +31,33 @@ class Metadata:
     max_batch_size: int
 
 
+class Endpoint(Protocol):
+    """A name behind which versions of models stand, and something that chooses among them."""
+
+    @property
+    def primary(self) -> tuple[str, str | None]:
+        """The model and the version that stand for all of them."""
+        ...
+
+    async def infer(self, ask: Callable[[str, str | None], Awaitable[dict[str, Array]]]) -> dict[str, Array]:
+        """Asks one of them, by `ask(model, version)`; another one if that fails."""
+        ...
+
+
 class DataPlane:
     """Requests to the models of a registry.
 
     Args:
         registry: The models.
+
+    Attributes:
+        find_endpoint: The endpoint of a name, which goes before a model of this name where no version is
+            asked for.
     """
 
     def __init__(self, registry: ModelRegistry) -> None:
         self.registry = registry
+        self.find_endpoint: Callable[[str], Endpoint | None] = _no_endpoint
 
     async def infer(
         self,
@@ -66,6 +84,23 @@ class DataPlane:
             Unavailable: The model is not loaded, or the request waited longer than it may.
             EngineError: The model failed on this request.
         """
+        endpoint = self.find_endpoint(model) if version is None else None
+        if endpoint is None:
+            return await self._infer(model, version, inputs, outputs, parameters)
+
+        def ask(name: str, chosen: str | None) -> Awaitable[dict[str, Array]]:
+            return self._infer(name, chosen, inputs, outputs, parameters)
+
+        return await endpoint.infer(ask)
+
+    async def _infer(
+        self,
+        model: str,
+        version: str | None,
+        inputs: Arrays,
+        outputs: Sequence[str] | None,
+        parameters: Mapping[str, Any] | None,
+    ) -> dict[str, Array]:
         served = self.registry.get(model, version)
         description = served.pool.description
         description.check(inputs)
@@ -85,24 +120,33 @@ class DataPlane:
 
         For servers: a request that cannot be taken need not be read.
         """
-        self.registry.get(model, version).batcher.refuse_if_full()
+        self.registry.get(*self.resolve(model, version)).batcher.refuse_if_full()
 
     def metadata(self, model: str, version: str | None = None) -> Metadata:
         """A model's inputs and outputs; raises as `infer` does."""
-        served = self.registry.get(model, version)
+        served = self.registry.get(*self.resolve(model, version))
         limit = served.batcher.config.max_batch_size
         return Metadata(model, served.config.version, served.pool.description, limit)
 
     def ready(self, model: str, version: str | None = None) -> bool:
         """Whether a model can be asked."""
         try:
-            return self.registry.get(model, version).is_ready
+            return self.registry.get(*self.resolve(model, version)).is_ready
         except QuireError:
             return False
 
     def statistics(self, model: str, version: str | None = None) -> BatchStatistics:
         """What a model's batcher has done; raises as `infer` does."""
-        return self.registry.get(model, version).batcher.statistics
+        return self.registry.get(*self.resolve(model, version)).batcher.statistics
+
+    def resolve(self, model: str, version: str | None) -> tuple[str, str | None]:
+        """The model that stands for a name: itself, unless it is an endpoint's."""
+        endpoint = self.find_endpoint(model) if version is None else None
+        return (model, version) if endpoint is None else endpoint.primary
+
+
+def _no_endpoint(name: str) -> None:
+    """There are only models."""
 
 
 def _check_outputs(names: Sequence[str], description: Description) -> None:

@@ -14,6 +14,11 @@ from . import openapi
 from .anthropic.routes import TYPES as ANTHROPIC_TYPES
 from .anthropic.routes import anthropic_routes
 from .context import ServerContext, ServerState
+from .deployments.manager import Deployments
+from .deployments.metrics import DeploymentCollector
+from .deployments.retry import DeployedApp
+from .deployments.routes import TYPES as DEPLOYMENT_TYPES
+from .deployments.routes import deployment_routes
 from .errors import answer_http_exception, answer_quire_error
 from .gate import RequestGate
 from .health import TYPES as HEALTH_TYPES
@@ -63,6 +68,7 @@ if TYPE_CHECKING:
 TYPES = (
     *HEALTH_TYPES,
     *LIVE_TYPES,
+    *DEPLOYMENT_TYPES,
     *OPENAI_TYPES,
     *EMBEDDING_TYPES,
     *POOLING_TYPES,
@@ -87,6 +93,7 @@ def create_app(
     engines: AsyncEngine | Mapping[str, AsyncEngine],
     settings: ServerSettings | None = None,
     models: DataPlane | None = None,
+    deployments: Deployments | None = None,
 ) -> FastAPI:
     """The ASGI application over started engines, which stay the caller's to shut down.
 
@@ -97,13 +104,26 @@ def create_app(
             whose configuration names it. More can be added to `context.language_models` while it serves.
         settings: Limits and switches.
         models: The classic models, whose registry stays the caller's to close; None for none.
+        deployments: They stay the caller's to close; by default, those that a restart forgets.
     """
     metrics = Metrics()
     language_models = LanguageModels(metrics)
     named = engines if isinstance(engines, Mapping) else {engines.config.model_name: engines}
     for name, engine in named.items():
         language_models.add(name, engine)
-    context = ServerContext(ServerState(settings or ServerSettings(), metrics, language_models, models))
+    state = ServerState(
+        settings=settings or ServerSettings(),
+        metrics=metrics,
+        language_models=language_models,
+        classic=models,
+        deployments=deployments or Deployments(),
+    )
+    context = ServerContext(state)
+    metrics.registry.register(DeploymentCollector(context.deployments))
+    if models is not None:
+        from .deployments.classic import attach
+
+        attach(models, context.deployments)
     app = FastAPI(
         title="quire",
         version=__version__,
@@ -114,10 +134,12 @@ def create_app(
     app.state.context = context
     app.add_exception_handler(QuireError, answer_quire_error)
     app.add_exception_handler(HTTPException, answer_http_exception)
-    app.add_middleware(RequestGate, context=context)
+    app.add_middleware(DeployedApp, context=context)
+    app.add_middleware(RequestGate, context=context)  # outside of all others
     for routes in (
         health_routes,
         live_routes,
+        deployment_routes,
         tf_serving_routes,  # before OpenAI's: the names of its models may hold slashes
         openai_routes,
         embedding_routes,

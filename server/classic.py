@@ -19,12 +19,16 @@ def has_models(context: ServerContext) -> bool:
 
 
 def plane(context: ServerContext, name: str) -> DataPlane:
-    """The classic models, among which there may be one of this name.
+    """The classic models, among which there may be one of this name, or a deployment of some.
 
     Raises:
         NotFound: There are none.
     """
-    if context.classic is None or not any(entry.name == name for entry in context.classic.registry.index()):
+    is_known = context.classic is not None and (
+        context.classic.find_endpoint(name) is not None
+        or any(entry.name == name for entry in context.classic.registry.index())
+    )
+    if context.classic is None or not is_known:
         if name in context.language_models:
             raise NotFound(f"{name!r} is a language model, which is asked by its own routes", param="model")
         raise NotFound(f"there is no model {shown(name)}", param="model")

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import anyio.to_thread
 
+from .deployments.manager import Deployments
+from .deployments.routing import find_version
 from .errors import ErrorWriter, write_error
 from .hot import HotRoutes
 from .keys import ApiKey
@@ -19,6 +21,7 @@ from .settings import ServerSettings
 if TYPE_CHECKING:
     from ..engine.async_engine import AsyncEngine
     from ..engine.data_plane import DataPlane
+    from .deployments.deployment import Attempt
     from .language_models import LanguageModel, LanguageModels
     from .metrics import Metrics
 
@@ -48,6 +51,7 @@ class ServerState:
     num_body_bytes: int = 0  # in bodies that are being read or parsed
     paths: PathRules = field(default_factory=PathRules)
     hot: HotRoutes = field(default_factory=HotRoutes)
+    deployments: Deployments = field(default_factory=Deployments)
 
 
 class ServerContext:
@@ -78,7 +82,11 @@ class ServerContext:
             NotFound: There is no such model.
             Unavailable: It is not loaded, and cannot be.
         """
-        model = await self.language_models.find(name)
+        deployment = None if name is None else self.deployments.find(name)
+        if deployment is None:
+            model = await self.language_models.find(name)
+        else:
+            model = await find_version(self.deployments, deployment, record, self.language_models.find)
         model.enter()
         record.model = model.name
         record.at_end.append(model.leave)
@@ -117,7 +125,10 @@ class ServerContext:
     def models(self) -> DataPlane:
         """The classic models."""
         if self.state.classic is None:
+            from .deployments.classic import attach
+
             self.state.classic = no_models()
+            attach(self.state.classic, self.state.deployments)
         return self.state.classic
 
     @property
@@ -139,6 +150,11 @@ class ServerContext:
     def hot(self) -> HotRoutes:
         """The routes that are answered before the router."""
         return self.state.hot
+
+    @property
+    def deployments(self) -> Deployments:
+        """The deployments."""
+        return self.state.deployments
 
     @property
     def limits(self) -> RateLimits:
@@ -197,6 +213,10 @@ class RequestRecord:
         limits: The books of its API key, if the request counts there.
         model: The model that it is for, once that is known.
         at_end: Called by `end`, for whoever holds something for the request.
+        attempt: The version that a deployment has chosen for it, and how that goes.
+        version: That version's id, for the reply's headers.
+        model_version: That version of the model, if it is a classic one and the deployment says which.
+        is_mirrored: Whether it goes to a deployment's shadow, and nobody sees the answer.
     """
 
     request_id: str
@@ -216,6 +236,21 @@ class RequestRecord:
     tags: dict[str, str] = field(default_factory=dict[str, str])
     error: Exception | None = None
     write_error: ErrorWriter = write_error
+    attempt: Attempt | None = None
+    version: str | None = None
+    model_version: str | None = None
+    is_mirrored: bool = False
+
+    def mirrored(self, internal_id: str) -> RequestRecord:
+        """The record of a request that asks the same and is nobody's: it counts for no limit."""
+        return RequestRecord(
+            request_id=internal_id,
+            internal_id=internal_id,
+            key=self.key,
+            key_digest=self.key_digest,
+            user=self.user,
+            is_mirrored=True,
+        )
 
     @property
     def elapsed(self) -> float:

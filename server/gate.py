@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..errors import Draining, InvalidRequest, PermissionDenied, QuireError
 from .context import RequestRecord, ServerContext
+from .deployments.caller import Caller, current
 from .errors import (
     ClientDisconnected,
     ErrorWriter,
@@ -135,6 +136,8 @@ class RequestGate:
             (b"content-length", b"%d" % len(body)),
             (b"x-request-id", record.request_id.encode()),
         ]
+        if record.version is not None:
+            headers.append((b"x-quire-version", record.version.encode()))
         if record.limits is not None:
             headers += record.limits.headers()
         if self.context.draining:
@@ -166,6 +169,8 @@ class RequestGate:
             self._authorize(scope, given, record)
         if self.context.draining and not self._is_routine(path):
             raise Draining("the server is shutting down and takes no new requests", code="draining")
+        if len(self.context.deployments):
+            current.set(Caller(given, record))
         return given
 
     def _authorize(self, scope: Scope, headers: dict[bytes, bytes], record: RequestRecord) -> None:
@@ -198,6 +203,8 @@ class _Reply:
             self.started = True
             self.record.status = message["status"]
             headers = [*message["headers"], (b"x-request-id", self.record.request_id.encode())]
+            if self.record.version is not None:
+                headers.append((b"x-quire-version", self.record.version.encode()))
             if self.record.limits is not None:
                 headers += self.record.limits.headers()
             if self.context.draining:

@@ -23,6 +23,7 @@ from ..engine.request_origin import RequestOrigin
 from ..engine.sampling_params import SamplingParams
 from ..errors import ContextLengthExceeded, Draining, EngineDied, EngineError
 from .context import RequestRecord, ServerContext
+from .deployments.watch import watched
 from .errors import ClientDisconnected
 
 T = TypeVar("T")
@@ -92,8 +93,11 @@ async def run(context: ServerContext, record: RequestRecord, job: Job) -> AsyncG
     Raises what the engine raises, or `Draining` if the engine was shut down under the request.
     Then, and when it is closed or cancelled, the requests that are still running are aborted.
     """
+    outputs = _run(context, record, job)
+    if record.attempt is not None:
+        outputs = watched(record.attempt, outputs)
     try:
-        async with aclosing(_run(context, record, job)) as batches:
+        async with aclosing(outputs) as batches:
             async for batch in batches:
                 yield batch
     except EngineDied:

@@ -19,6 +19,7 @@ REASONS = {
     403: "The API key is not for this route",
     404: "No such model",
     408: "The request took too long to arrive",
+    409: "It is there already",
     413: "The body is too large",
     415: "The body is not plain JSON",
     422: "The request is not valid",

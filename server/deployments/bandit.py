@@ -52,6 +52,7 @@ class BanditStrategy(Strategy):
     """Rewards may come late, in any order, or never: only those that came count."""
 
     actions = ("promote", "resume")
+    actions_with_version = ("promote",)
 
     def __init__(
         self, settings: Bandit, versions: Sequence[str], clock: Clock, rng: random.Random, salt: str

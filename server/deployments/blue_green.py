@@ -29,6 +29,7 @@ class BlueGreenStrategy(Strategy):
     """Requests that run when a switch comes end where they began."""
 
     actions = ("switch", "rollback")
+    actions_with_version = ("switch",)
 
     def __init__(
         self, settings: BlueGreen, versions: Sequence[str], clock: Clock, rng: random.Random, salt: str

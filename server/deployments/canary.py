@@ -5,7 +5,8 @@ candidate which is as good is rolled back in a window with a probability of at m
 `statistics`):
 
 - **errors**: Fisher's exact test on failed and successful requests, whenever the candidate fails. While the
-  stable version has too few requests for that, a binomial test against `max_error_rate`. Each has alpha / 2.
+  stable version has too few requests for that, a binomial test against `max_error_rate`, or its own rate
+  if that is higher. Each has alpha / 2.
 - **latency**: a Mann-Whitney test on latencies, the candidate's divided by `latency_ratio`, at 10, 20, 40,
   ... requests of the candidate; and, for the tail, Fisher's test on how many requests take longer than
   `latency_ratio` times the stable version's p99. Each has alpha / 2.
@@ -14,7 +15,8 @@ candidate which is as good is rolled back in a window with a probability of at m
 
 A hang is no matter of statistics: a request that shows no sign of life for `hang_seconds` breaks a promise,
 and the first one ends the rollout, unless the stable version hung in this window, too; then it is a failure
-like others.
+like others. A request that hangs at the candidate is given up, and the stable version answers it; at the
+stable version it goes on.
 
 A candidate that fails every request is found within 2 requests at 1% of the traffic and within 10 at 50%.
 Within 50 of its requests, one is found that fails every second one or takes twice as long as `latency_ratio`
@@ -295,8 +297,9 @@ class CanaryStrategy(Strategy):
                 p, alpha, k, f"{k} of {n} requests failed, of the stable version's {other_k} of {other_n}"
             )
         else:
-            p = binomial_greater(k, n, self.settings.max_error_rate)
-            self._reject(p, alpha, k, f"{k} of {n} requests failed, more than max_error_rate allows")
+            rate = max(self.settings.max_error_rate, other_k / max(1, other_n))
+            p = binomial_greater(k, n, rate)
+            self._reject(p, alpha, k, f"{k} of {n} requests failed, more than {rate:.3g} of them allows")
 
     def _test_latency(self) -> None:
         window, alpha = self.state.window, self.settings.alpha / 2

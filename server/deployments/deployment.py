@@ -55,33 +55,57 @@ class Attempt:
         deployment: Whose.
         version: The version that was chosen.
         is_mirrored: Whether no client sees the answer.
+        is_last: Whether another version has failed on the same request before.
         outcome: How it ended; None while it runs.
-        on_hang: Called when it has shown no sign of life for too long, and its outcome is settled.
+        waiting_since: Since when the model owes a sign of life, by the deployment's clock; None for not.
+        has_lived: Whether the model has given one.
+        mirror_to: The version that is asked the same afterwards; None for none.
+        answer: What it says, where that is to be compared: the kind of model knows how.
+        on_hang: Called when it owed one for too long; the outcome is settled then.
     """
 
-    __slots__ = ("_since", "_started", "deployment", "is_mirrored", "on_hang", "outcome", "version")
+    __slots__ = (
+        "_started",
+        "answer",
+        "deployment",
+        "has_lived",
+        "is_last",
+        "is_mirrored",
+        "mirror_to",
+        "on_hang",
+        "outcome",
+        "version",
+        "waiting_since",
+    )
 
     def __init__(self, deployment: Deployment, version: Version, *, is_mirrored: bool) -> None:
         self.deployment = deployment
         self.version = version
         self.is_mirrored = is_mirrored
+        self.is_last = False
         self.outcome: Outcome | None = None
+        self.waiting_since: float | None = None
+        self.has_lived = False
+        self.mirror_to: str | None = None
+        self.answer: object = None
         self.on_hang: Callable[[], None] | None = None
         self._started = deployment.clock()
-        self._since: float | None = self._started
 
     def waits(self) -> None:
         """From now on, the model owes a sign of life."""
-        self._since = self.deployment.clock()
+        self.waiting_since = self.deployment.clock()
 
     def lives(self) -> None:
         """Something came; until `waits` is called, the model owes nothing."""
-        self._since = None
+        self.waiting_since = None
+        self.has_lived = True
 
     @property
-    def waiting_since(self) -> float | None:
-        """Since when the model owes a sign of life, by the deployment's clock; None if it does not."""
-        return self._since
+    def fallback(self) -> str | None:
+        """The version that may answer in place of this one; None for none."""
+        if self.is_mirrored or self.is_last:
+            return None
+        return self.deployment.strategy.fallback(self.version.id)
 
     def end(self, outcome: Outcome) -> None:
         """Settles the outcome, unless it is settled."""
@@ -136,6 +160,14 @@ class Deployment:
         """A new request to a version."""
         attempt = Attempt(self, self.versions[version], is_mirrored=is_mirrored)
         self.pending.add(attempt)
+        return attempt
+
+    def fall_back(self, failed: Attempt, version: str) -> Attempt:
+        """A request that has failed goes to another version, before its client has seen anything."""
+        if failed.version.id in self.totals:
+            self.totals[failed.version.id].num_retried += 1
+        attempt = self.attempt(version)
+        attempt.is_last = True
         return attempt
 
     def ended(self, attempt: Attempt, seconds: float) -> None:

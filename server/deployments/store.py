@@ -6,16 +6,19 @@ crash loses at most what was done since the last write; a file that cannot be wr
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import queue
 import sqlite3
 import threading
-import time
+from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
+
+from ...errors import QuireError
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +34,7 @@ CREATE TABLE IF NOT EXISTS audit (
 CREATE INDEX IF NOT EXISTS audit_of_deployment ON audit (deployment, id);
 """
 BUSY_SECONDS = 5.0
+MOST_ENTRIES = 10_000  # in memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,30 +79,106 @@ class AuditEntry:
     id: int = 0
 
 
-class DeploymentStore:
-    """One file. Opened and read before anything is served, then written by its own thread.
+class Store(Protocol):
+    """Where deployments are kept."""
 
-    Args:
-        path: The file, or None for one in memory, which a restart forgets.
+    def load(self) -> list[SavedDeployment]:
+        """All deployments."""
+        ...
+
+    def save(self, saved: Sequence[SavedDeployment]) -> None:
+        """Writes deployments, all or none, soon."""
+        ...
+
+    def delete(self, name: str) -> None:
+        """Forgets a deployment, soon. Its audit log stays."""
+        ...
+
+    def note(self, entry: AuditEntry) -> None:
+        """Writes down a decision, soon."""
+        ...
+
+    def audit(self, deployment: str | None, limit: int, before: int | None = None) -> list[AuditEntry]:
+        """The latest decisions, the newest first; may block.
+
+        Args:
+            deployment: Of one, or None for all.
+            limit: At most so many.
+            before: Only those older than the entry with this id.
+        """
+        ...
+
+    def close(self) -> None:
+        """Writes the rest."""
+        ...
+
+
+class MemoryStore:
+    """Keeps the audit log of this process, and nothing for the next."""
+
+    def __init__(self) -> None:
+        self._entries: deque[AuditEntry] = deque(maxlen=MOST_ENTRIES)
+        self._ids = itertools.count(1)
+
+    def load(self) -> list[SavedDeployment]:
+        """None."""
+        return []
+
+    def save(self, saved: Sequence[SavedDeployment]) -> None:
+        """Does nothing."""
+
+    def delete(self, name: str) -> None:
+        """Does nothing."""
+
+    def note(self, entry: AuditEntry) -> None:
+        """Remembers a decision."""
+        self._entries.append(replace(entry, id=next(self._ids)))
+
+    def audit(self, deployment: str | None, limit: int, before: int | None = None) -> list[AuditEntry]:
+        """The latest decisions, the newest first."""
+        found = (
+            entry
+            for entry in reversed(self._entries.copy())
+            if deployment in (None, entry.deployment) and (before is None or entry.id < before)
+        )
+        return list(itertools.islice(found, limit))
+
+    def close(self) -> None:
+        """Does nothing."""
+
+
+def open_store(path: Path) -> Store:
+    """A file, made if it is not there. Raises `QuireError` if it cannot be had."""
+    try:
+        return DeploymentStore(path)
+    except (sqlite3.Error, OSError) as error:
+        raise QuireError(f"the deployments cannot be kept in {path}: {error}") from error
+
+
+class DeploymentStore:
+    """One file, which is this process' alone. Read before anything is served, then written by a thread.
 
     Raises:
-        sqlite3.Error: It cannot be opened, or is something else.
+        sqlite3.Error: It cannot be opened, is something else, or another process has it.
+        OSError: It cannot be made private to its owner.
     """
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._connection = sqlite3.connect(
-            ":memory:" if path is None else path,
-            check_same_thread=False,
-            timeout=BUSY_SECONDS,
-            isolation_level=None,
+            path, check_same_thread=False, timeout=BUSY_SECONDS, isolation_level=None
         )
-        if path is not None:
+        try:
             path.chmod(0o600)
-        self._connection.execute("PRAGMA journal_mode=WAL")
-        self._connection.execute("PRAGMA synchronous=NORMAL")
-        self._connection.executescript(SCHEMA)
+            # Two servers that write to one file would take turns in forgetting what the other has learnt.
+            self._connection.execute("PRAGMA locking_mode=EXCLUSIVE")
+            self._connection.execute("PRAGMA journal_mode=WAL")
+            self._connection.execute("PRAGMA synchronous=NORMAL")
+            self._connection.executescript(SCHEMA)
+        except BaseException:
+            self._connection.close()
+            raise
         self._thread = threading.Thread(target=self._work, name="deployments", daemon=True)
         self._thread.start()
 
@@ -184,8 +264,3 @@ class DeploymentStore:
                 job()
             except sqlite3.Error:
                 logger.exception("the deployments' state could not be written to %s", self.path)
-
-
-def now() -> float:
-    """Seconds since 1970."""
-    return time.time()

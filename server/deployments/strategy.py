@@ -45,11 +45,13 @@ class Strategy:
 
     Attributes:
         actions: What an operator can do, by the names of the methods that do it.
+        actions_with_version: Those that can be told which version to do it to.
         hang_seconds: How long a request may show no sign of life; None for as long as it takes.
         events: Decisions that nobody has taken out yet, the oldest first.
     """
 
     actions: ClassVar[tuple[str, ...]] = ()
+    actions_with_version: ClassVar[tuple[str, ...]] = ()
     hang_seconds: float | None = None
 
     def __init__(self, versions: Sequence[str], clock: Clock, rng: random.Random) -> None:
@@ -85,7 +87,12 @@ class Strategy:
             raise InvalidRequest(
                 f"{action} does not exist here: {', '.join(self.actions)} do", param="action"
             )
-        getattr(self, action)(why) if argument is None else getattr(self, action)(why, argument)
+        if argument is None:
+            getattr(self, action)(why)
+        elif action in self.actions_with_version:
+            getattr(self, action)(why, argument)
+        else:
+            raise InvalidRequest(f"{action} takes no version", param="version")
 
     def shares(self) -> dict[str, float]:
         """The share of the requests that each version gets now; they sum to 1."""

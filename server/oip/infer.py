@@ -125,7 +125,8 @@ async def infer(request: HotRequest) -> HotAnswer:
             len(body), lambda: read_request(body, header, metadata.description, context.settings)
         )
     outputs = await models.infer(model, version, ask.arrays, ask.names, ask.parameters)
-    return await _answer(context, metadata.name, metadata.version, ask, outputs, metadata.description)
+    version = request.record.model_version or metadata.version
+    return await _answer(context, metadata.name, version, ask, outputs, metadata.description)
 
 
 def read_request(

@@ -60,7 +60,8 @@ def model_is_ready(context: ServerContext, model: str, version: str | None) -> b
     if is_language_model(context, model, version):
         return not context.draining and context.language_models.get(model).engine.is_ready
     models = classic_models(context, model)
-    if not any(entry.name == model and version in (None, entry.version) for entry in models.registry.index()):
+    named, chosen = models.resolve(model, version)
+    if not any(entry.name == named and chosen in (None, entry.version) for entry in models.registry.index()):
         what = f"model {model!r}" if version is None else f"version {version!r} of a model {model!r}"
         raise NotFound(f"there is no {what}", param="model")
     return not context.draining and models.ready(model, version)
@@ -71,10 +72,11 @@ def model_metadata(context: ServerContext, model: str, version: str | None) -> M
     if is_language_model(context, model, version):
         return ModelMetadata(model, [VERSION], "quire", [TEXT_INPUT], [TEXT_OUTPUT])
     models = classic_models(context, model)
-    served = models.registry.get(model, version)
+    named, chosen = models.resolve(model, version)
+    served = models.registry.get(named, chosen)
     versions = [version]
     if version is None:
-        versions = [entry.version for entry in models.registry.index() if entry.name == model]
+        versions = [entry.version for entry in models.registry.index() if entry.name == named]
     description = served.pool.description
     return ModelMetadata(
         model,

@@ -69,8 +69,8 @@ async def create_chat_completion(context: ServerContext, request: Request) -> Re
 
 async def _answer(context: ServerContext, request: Request, body: ChatCompletionRequest) -> Response:
     record: RequestRecord = request.state.record
-    context = await context.serving(body.model, record)
     check_common(request, body)
+    context = await context.serving(body.model, record)
     check_metadata(record, body.metadata, body.safety_identifier)
     chat = await prepare_chat(context, request, body)
     job = chat.job

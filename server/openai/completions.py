@@ -61,8 +61,8 @@ async def create_completion(context: ServerContext, request: Request) -> Respons
 
 async def _answer(context: ServerContext, request: Request, body: CompletionRequest) -> Response:
     record: RequestRecord = request.state.record
-    context = await context.serving(body.model, record)
     check_common(request, body)
+    context = await context.serving(body.model, record)
     params = _params(context, body)
     if params.ranks and body.stream:
         raise InvalidRequest("best_of above n cannot be streamed", param="best_of")

@@ -14,8 +14,9 @@ from .protocol import Model, ModelList
 
 
 def list_models(context: ServerContext) -> Response:
-    """All language models."""
-    return _json(ModelList(data=[_shown(model) for model in context.language_models]))
+    """All language models, and the deployments of such."""
+    models = [_shown(model) for model in context.language_models]
+    return _json(ModelList(data=models + _deployed(context)))
 
 
 def get_model(context: ServerContext, name: str) -> Response:
@@ -24,12 +25,27 @@ def get_model(context: ServerContext, name: str) -> Response:
         model = Model(id=name, created=context.state.created, root=name)
         model.model_version_status = status(context, Target(name)).model_version_status
         return _json(model)
+    if name not in context.language_models:
+        for model in _deployed(context):
+            if model.id == name:
+                return _json(model)
     found = context.language_models.get(name)
     model = _shown(found)
     model.model_version_status = [
         TfVersionStatus("1", "AVAILABLE" if found.engine.is_ready else "LOADING", TfStatusDetails("OK", ""))
     ]
     return _json(model)
+
+
+def _deployed(context: ServerContext) -> list[Model]:
+    """Deployments of language models, each as the version that has most of its traffic."""
+    here = context.language_models
+    found: list[Model] = []
+    for deployment in context.deployments:
+        primary = deployment.primary.model
+        if primary in here and deployment.name not in here:
+            found.append(msgspec.structs.replace(_shown(here.get(primary)), id=deployment.name))
+    return found
 
 
 def _shown(model: LanguageModel) -> Model:

@@ -85,8 +85,8 @@ class Responses:
             raise InvalidRequest("background and stream exclude each other", param="background")
         if body.background and body.store is False:
             raise InvalidRequest("background needs store: true", param="background")
-        context = await self._context.serving(body.model, record)
         check_common(request, chat)
+        context = await self._context.serving(body.model, record)
         check_metadata(record, body.metadata, body.safety_identifier)
         asked = await prepare_chat(context, request, chat)
         job = asked.job
@@ -97,7 +97,7 @@ class Responses:
             return _json(answer.encode())
 
         def finished() -> None:
-            if answer.response.store:
+            if answer.response.store and not record.is_mirrored:
                 self.store.add(stored)
 
         if body.stream:

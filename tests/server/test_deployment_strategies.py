@@ -161,6 +161,7 @@ def test_a_hang_ends_the_rollout_while_the_request_still_hangs() -> None:
         attempt.end(Outcome.SUCCEEDED)
     told: list[bool] = []
     attempt.on_hang = lambda: told.append(True)
+    attempt.waits()
     traffic.now += 4.9
     traffic.deployment.tick()
     assert not told
@@ -177,6 +178,7 @@ def test_a_hang_ends_the_rollout_while_the_request_still_hangs() -> None:
 def test_a_long_answer_that_comes_piece_by_piece_does_not_hang_nor_one_that_nobody_reads() -> None:
     traffic = canary(7, steps=[100], hang_seconds=5)
     attempt = traffic.deployment.choose(None)
+    attempt.waits()
     for _ in range(10):
         traffic.now += 4
         traffic.deployment.tick()
