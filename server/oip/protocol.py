@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-from msgspec import UNSET, Raw, Struct, UnsetType
+from msgspec import UNSET, Raw, Struct, UnsetType, field
 
 Parameters = dict[str, str | int | float | bool]
 
@@ -28,7 +28,7 @@ class InputTensor(Struct, forbid_unknown_fields=True):
     name: str
     shape: list[int]
     datatype: str
-    data: Raw = Raw()
+    data: Raw = field(default_factory=Raw)
     parameters: Parameters | UnsetType = UNSET
 
 
