@@ -13,6 +13,8 @@ from ..errors import QuireError
 from . import openapi
 from .anthropic.routes import TYPES as ANTHROPIC_TYPES
 from .anthropic.routes import anthropic_routes
+from .bentoml.routes import TYPES as BENTOML_TYPES
+from .bentoml.routes import bentoml_routes
 from .context import ServerContext, ServerState
 from .deployments.manager import Deployments
 from .deployments.metrics import DeploymentCollector
@@ -85,6 +87,7 @@ TYPES = (
     *TOKEN_TYPES,
     *TORCHSERVE_TYPES,
     *VERTEX_TYPES,
+    *BENTOML_TYPES,
 )
 """What the OpenAPI document defines."""
 
@@ -160,5 +163,6 @@ def create_app(
     ):
         app.include_router(routes(context))
     app.include_router(page_routes())
+    app.include_router(bentoml_routes(context))  # last: its paths are models' names
     openapi.install(app, TYPES)
     return app

@@ -33,6 +33,12 @@ TYPES = (Status, Version)
 _OK = msgspec.json.encode(Status())
 
 
+def check_live(context: ServerContext) -> None:
+    """Raises `Unavailable` unless every engine steps, or restarts."""
+    if dead := [model.name for model in context.language_models if not model.engine.is_alive]:
+        raise Unavailable(f"the engine does not respond: {', '.join(dead)}", code="engine_not_alive")
+
+
 def check_ready(context: ServerContext) -> None:
     """Raises `Draining` or `Unavailable` unless requests are taken."""
     if context.draining:
@@ -49,8 +55,7 @@ def health_routes(context: ServerContext) -> APIRouter:
     @router.get("/health", **describe("Live: every engine steps, or restarts", answer=Status, errors=(503,)))
     @router.get("/ping", **describe("The same as /health", answer=Status, errors=(503,)))
     async def health() -> Response:
-        if dead := [model.name for model in context.language_models if not model.engine.is_alive]:
-            raise Unavailable(f"the engine does not respond: {', '.join(dead)}", code="engine_not_alive")
+        check_live(context)
         return Response(_OK, media_type="application/json")
 
     @router.get("/ready", **describe("Ready: requests are taken", answer=Status, errors=(503,)))

@@ -69,6 +69,7 @@ def part_of(request: Request, place: int, body: bytes) -> tuple[Request, Request
     record = replace(
         whole,
         request_id=f"{whole.request_id}-{place}",
+        internal_id=f"{whole.internal_id}-{place}",  # the engine's names are made of it
         num_prompt_tokens=0,
         num_cached_tokens=0,
         num_generation_tokens=0,

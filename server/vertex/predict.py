@@ -122,14 +122,14 @@ async def _generate_one(
     part, record = part_of(request, place, json.dumps(body, ensure_ascii=False).encode())
     try:
         response = await handler(context, part)
+        if record.error is not None:  # which the handler has written as its dialect does
+            raise record.error
     except QuireError as error:
         error.message = f"instances[{place}]: {error.message}"
         raise
     finally:
         add_part(request.state.record, record)
     answer = msgspec.json.decode(bytes(response.body))
-    if response.status_code != 200:
-        raise InvalidRequest(f"instances[{place}]: {answer.get('error')}", param=f"instances[{place}]")
     if isinstance(answer, list):  # TGI's
         return answer[0]["generated_text"]
     return answer

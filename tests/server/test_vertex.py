@@ -108,8 +108,9 @@ async def test_an_instance_that_fails_ends_the_others(language: Served) -> None:
     many = {"instances": [{"prompt": "a"}] * 1025}
     assert (await language.client.post(PREDICT, json=many)).status_code == 400
     language.engine.refuse_with = EngineError("it failed")
-    response = await language.client.post(PREDICT, json={"instances": [{"prompt": "a"}]})
-    assert (response.status_code, "instances[0]" in response.text) == (500, True)
+    for key in ("prompt", "inputs"):
+        response = await language.client.post(PREDICT, json={"instances": [{key: "a"}]})
+        assert (response.status_code, "instances[0]" in response.text) == (500, True)
 
 
 async def test_raw_predictions(language: Served) -> None:

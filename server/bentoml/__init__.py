@@ -1,0 +1,1 @@
+"""The HTTP API of a BentoML service, with an API for each classic model."""
