@@ -37,11 +37,11 @@ class NamedToolChoice(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class FunctionCall(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
-    """`arguments` is a JSON text. The official client's streams add null `parsed_arguments`."""
+    """`arguments` is a JSON text. The official client adds what it made of them, `parsed_arguments`."""
 
     name: str
     arguments: str
-    parsed_arguments: None = None
+    parsed_arguments: Any = None
 
 
 class ToolCall(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
@@ -79,7 +79,7 @@ class Message(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     annotations: list[None] | None = None
     audio: None = None
     function_call: None = None
-    parsed: None = None
+    parsed: Any = None  # what the official client made of the content
     refusal: None = None
 
 

@@ -43,6 +43,7 @@ class InputPart(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     text: str
     annotations: Nothing | None = None
     logprobs: list[Any] | None = None
+    parsed: Any = None  # what the official client made of the text
 
 
 class InputItem(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -60,7 +61,7 @@ class InputItem(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     output: str | list[InputPart] | None = None
     summary: list[InputPart] | None = None
     encrypted_content: None = None
-    parsed_arguments: None = None
+    parsed_arguments: Any = None  # what the official client made of the arguments
 
 
 class FunctionTool(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):

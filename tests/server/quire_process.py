@@ -20,14 +20,14 @@ PATIENCE = 120.0  # seconds until something that must come counts as never comin
 
 
 class QuireProcess:
-    """`quire serve` with the embedded model on a free port of 127.0.0.1."""
+    """`quire serve`, by default with the embedded model, on a free port of 127.0.0.1."""
 
-    def __init__(self, folder: Path, *options: str) -> None:
+    def __init__(self, folder: Path, *options: str, model: str | Path = "embedded") -> None:
         self.log = folder / "server.log"
         environment = {name: value for name, value in os.environ.items() if not name.startswith("QUIRE_")}
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "quire", "serve", "embedded", "--port", "0", *options],
+                [sys.executable, "-m", "quire", "serve", str(model), "--port", "0", *options],
                 cwd=folder,
                 env=environment,
                 stdout=log,
