@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from ..errors import InvalidRequest, NotFound
+from ..errors import InvalidRequest, NotFound, Unavailable
 from .context import ServerContext
 
 if TYPE_CHECKING:
@@ -19,18 +20,15 @@ def has_models(context: ServerContext) -> bool:
 
 
 def plane(context: ServerContext, name: str) -> DataPlane:
-    """The classic models, among which there may be one of this name, or a deployment of some.
+    """Where to ask for a classic model, or for a deployment of some.
 
     Raises:
-        NotFound: There are none.
+        NotFound: The name is a language model's, or there are no classic models. Whether there is one of
+            this name is for the data plane to say.
     """
-    is_known = context.classic is not None and (
-        context.classic.find_endpoint(name) is not None
-        or any(entry.name == name for entry in context.classic.registry.index())
-    )
-    if context.classic is None or not is_known:
-        if name in context.language_models:
-            raise NotFound(f"{name!r} is a language model, which is asked by its own routes", param="model")
+    if name in context.language_models:
+        raise NotFound(f"{name!r} is a language model, which is asked by its own routes", param="model")
+    if context.classic is None:  # numpy stays unloaded
         raise NotFound(f"there is no model {shown(name)}", param="model")
     return context.classic
 
@@ -43,6 +41,12 @@ def metadata(context: ServerContext, name: str, version: str | None = None) -> M
         Unavailable: It is not loaded.
     """
     return plane(context, name).metadata(name, version)
+
+
+def refuse_if_full(context: ServerContext, name: str, version: str | None) -> None:
+    """Raises `Overloaded` if a loaded model would refuse a request whatever it asks, and else as `plane`."""
+    with contextlib.suppress(Unavailable):  # it may be loaded for the request
+        plane(context, name).refuse_if_full(name, version)
 
 
 async def infer(

@@ -57,10 +57,17 @@ async def read_any(context: ServerContext, request: Request, parse: Callable[[by
     For routes that change nothing, and whose clients send more than JSON, or JSON under other names. Raises
     as `read_message` does, and `PermissionDenied` (403) if a page of another site sent what is not JSON.
     """
-    if media_type(request) != "application/json":
-        _check_origin(request)
-    _check_encoding(request)
+    check_any(dict(request.headers.raw))
     return await _read_any(context, request, parse)
+
+
+def check_any(headers: Mapping[bytes, bytes]) -> None:
+    """Raises `UnsupportedMediaType` (415) or `PermissionDenied` (403) as `read_any` does."""
+    if headers.get(b"content-type", b"").partition(b";")[0].strip().lower() != b"application/json":
+        _check_origin(headers)
+    encoding = headers.get(b"content-encoding", b"identity")
+    if encoding.lower() != b"identity":
+        raise _unsupported_encoding(encoding.decode("latin-1"))
 
 
 async def _read_any(context: ServerContext, request: Request, parse: Callable[[bytes], R]) -> R:
@@ -117,21 +124,26 @@ def _check_media_type(request: Request) -> None:
     _check_encoding(request)
 
 
-def _check_origin(request: Request) -> None:
+def _check_origin(headers: Mapping[bytes, bytes]) -> None:
     """Refuses what a page of another site makes a browser send, which is not asked for leave before."""
-    headers = request.headers
-    site = headers.get("sec-fetch-site", "none")
-    _, _, origin = headers.get("origin", "").partition("://")
-    if site not in ("none", "same-origin") or ("origin" in headers and origin != headers.get("host")):
+    site = headers.get(b"sec-fetch-site", b"none")
+    origin = headers.get(b"origin")
+    if site not in (b"none", b"same-origin") or (
+        origin is not None and origin.partition(b"://")[2] != headers.get(b"host")
+    ):
         raise PermissionDenied("pages of other sites may send JSON alone", code="cross_site")
 
 
 def _check_encoding(request: Request) -> None:
     encoding = request.headers.get("content-encoding", "identity")
     if encoding.lower() != "identity":
-        raise UnsupportedMediaType(
-            f"Content-Encoding {encoding[:40]!r} is not supported; send the body as it is"
-        )
+        raise _unsupported_encoding(encoding)
+
+
+def _unsupported_encoding(encoding: str) -> UnsupportedMediaType:
+    return UnsupportedMediaType(
+        f"Content-Encoding {encoding[:40]!r} is not supported; send the body as it is"
+    )
 
 
 def parse_message(

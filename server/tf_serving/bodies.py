@@ -16,7 +16,16 @@ from ...errors import InvalidRequest
 from ...models.classic.predictor import DTYPES, Array, Arrays, Description, TensorSpec
 from .. import classic
 from ..json_body import convert
-from ..tensors import check_names, from_columns, from_rows, to_array, to_columns, to_rows
+from ..tensors import (
+    BYTES_PER_VALUE,
+    check_names,
+    from_columns,
+    from_rows,
+    num_values,
+    to_array,
+    to_columns,
+    to_rows,
+)
 from .protocol import TfExamplesRequest, TfPredictRequest
 
 DEFAULT_SIGNATURE = "serving_default"
@@ -60,6 +69,11 @@ def write_body(outputs: Arrays, verb: str, *, in_rows: bool) -> bytes:
     if all(np.isfinite(array).all() for array in outputs.values() if array.dtype.kind == "f"):
         return msgspec.json.encode(answer)
     return json.dumps(answer, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def json_bytes(outputs: Arrays) -> int:
+    """About how long the answer becomes."""
+    return BYTES_PER_VALUE * num_values(outputs)
 
 
 def _tensors(description: Description, value: dict[str, object]) -> tuple[dict[str, Array], bool]:

@@ -10,9 +10,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ...errors import InvalidRequest
-from .. import classic
 from ..context import ServerContext
+from ..hot import endpoint_of
 from ..openapi import describe
+from .predict import verb_route
 from .protocol import (
     TfExamplesRequest,
     TfFailure,
@@ -51,11 +52,16 @@ def tf_serving_routes(context: ServerContext) -> APIRouter:
     one = "/v1/models/[^/]+"
     for pattern in (rf"{one}(/(versions|labels)/[^/]+)?(:\w+|/metadata)", f"{one}/(versions|labels)/[^/]+"):
         context.paths.add_error_writer(pattern, write_failure)
+    endpoints: dict[str, Callable[[Request], Awaitable[Response]]] = {}
+    for verb in VERBS:
+        route = verb_route(verb)
+        context.hot.add(route)
+        endpoints[verb] = endpoint_of(context, route)
     for place, more in PLACES:
         for verb, (summary, body, answer) in VERBS.items():
             router.add_api_route(
                 f"{place}:{verb}",
-                _asking(context, verb),
+                endpoints[verb],
                 methods=["POST"],
                 **describe(
                     summary, body=body, answer=answer, path=("model", *more), errors=(403,), error=TfFailure
@@ -88,17 +94,6 @@ def tf_serving_routes(context: ServerContext) -> APIRouter:
                 ),
             )
     return router
-
-
-def _asking(context: ServerContext, verb: str) -> Callable[[Request], Awaitable[Response]]:
-    async def ask(request: Request) -> Response:
-        target = Target.of(request)
-        classic.plane(context, target.model)  # an absent model is no reason to load numpy
-        from .predict import answer
-
-        return await answer(context, request, target, verb)
-
-    return ask
 
 
 def _telling(

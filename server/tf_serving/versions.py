@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from starlette.requests import Request
 from ...errors import InvalidRequest, NotFound
 from .. import classic
 from ..context import ServerContext
+from ..errors import RouteNotFound
 from .protocol import TfMetadata, TfModelSpec, TfModelStatus, TfStatusDetails, TfVersionStatus
 
 if TYPE_CHECKING:
@@ -27,6 +29,8 @@ DATATYPES = {
     "BYTES": "DT_STRING",
 }
 
+_PATH = re.compile(r"/v1/models/([^/]+?)(?:/versions/([^/]+)|/labels/([^/]+))?:\w+")
+
 
 @dataclass(frozen=True, slots=True)
 class Target:
@@ -41,6 +45,14 @@ class Target:
     model: str
     version: str | None = None
     label: str | None = None
+
+    @classmethod
+    def of_path(cls, path: str) -> Target:
+        """The target of a path of one of the verbs. Raises `RouteNotFound` if it is none."""
+        found = _PATH.fullmatch(path)
+        if found is None:
+            raise RouteNotFound(f"{path[:200]!r}: there is no such path", code="route_not_found")
+        return cls(found[1], found[2], found[3])
 
     @classmethod
     def of(cls, request: Request) -> Target:
