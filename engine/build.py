@@ -170,14 +170,14 @@ def start_runner(
         reason = NOT_RECORDED if isinstance(model, ParallelModel) else runner.record(num_tokens)
         if reason is not None:
             logger.info("steps run op by op, not as one recorded call: %s", reason)
-    if not is_cpu or maker is not None:
+    if (not is_cpu and choice.config.generates) or maker is not None:
         warm_up(runner, num_tokens=num_tokens, maker=maker, padding_block=plan.num_blocks, progress=progress)
     return runner
 
 
 def _graph_maker(config: EngineConfig, choice: ModelChoice) -> GraphMaker | None:
     """What captures decoding steps here, or None."""
-    if choice.device.type == "cpu" or config.enforce_eager:
+    if choice.device.type == "cpu" or config.enforce_eager or not choice.config.generates:
         return None
     reason = why_not_capturable(choice.device.type)
     if reason is not None:

@@ -232,6 +232,7 @@ class ModelRunner:
             hidden = self.recorded(input_ids, meta)
         self._score_prompts(chunks, hidden, handle)
         handle.pooled = self.pooler.pool(chunks, hidden)
+        self._classify(chunks, handle, hidden.dtype)
         if hidden.shape[0] > len(chunks):
             hidden = hidden[last_rows]
         sampling = handle.sampling
@@ -241,6 +242,14 @@ class ModelRunner:
         if sampling:
             logits = self.model.compute_logits(hidden)
             self._sample(logits, [chunks[i].request for i in sampling], handle)
+
+    def _classify(self, chunks: Sequence[ScheduledChunk], handle: StepHandle, dtype: torch.dtype) -> None:
+        """Takes pooled states through the head where labels are wanted of them."""
+        rows = [i for i in handle.pooled if chunks[i].request.params.classify]
+        if rows:
+            logits = self.model.compute_logits(torch.stack([handle.pooled[i] for i in rows]).to(dtype))
+            # The next step overwrites the logits.
+            handle.pooled.update(zip(rows, logits.clone(), strict=True))
 
     def _prepare(
         self, chunks: Sequence[ScheduledChunk], rows: NDArray[np.int64]

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..kernels.types import AttentionMetadata
 from .config import ModelConfig
 from .layers import Embedding, Layer, Linear, Matrix, RMSNorm
+from .quant.config import LM_HEAD, SCORE
 from .rope import cos_sin_table
 from .text_model import TextModel
 
@@ -63,6 +64,8 @@ class Decoder(Layer):
 class CausalLM(TextModel):
     """A language model over the paged cache; an architecture is a subclass that names its layer.
 
+    Where the configuration has a classifier, the head gives a number for each label instead of each token.
+
     Args:
         config: The model's shape.
         dtype: Of weights and activations.
@@ -74,9 +77,10 @@ class CausalLM(TextModel):
     def __init__(self, config: ModelConfig, dtype: torch.dtype, max_model_len: int) -> None:
         super().__init__(config, dtype, max_model_len)
         self.model = Decoder(config, dtype, self.layer_type)
-        self.lm_head = Linear(config.hidden_size, config.vocab_size, dtype)
+        self.num_outputs = config.classifier.num_labels if config.classifier else config.vocab_size
+        self.lm_head = Linear(config.hidden_size, self.num_outputs, dtype)
         self.cos_sin = cos_sin_table(config.rope, config.head_size, max_model_len)
-        self._logits = torch.empty(0, config.vocab_size, dtype=torch.float32)
+        self._logits = torch.empty(0, self.num_outputs, dtype=torch.float32)
 
     def tie_weights(self) -> None:
         """Gives the output projection the embedding's matrix, if they are tied; done once it is loaded."""
@@ -97,14 +101,14 @@ class CausalLM(TextModel):
         return self.model(input_ids, self.cos_sin, kv_caches, meta)
 
     def compute_logits(self, hidden: Tensor) -> Tensor:
-        """Projects rows `[R, hidden]` of `forward`'s result to fp32 logits `[R, vocab]`.
+        """Projects rows `[R, hidden]` of `forward`'s result to fp32 logits `[R, vocab]`, or `[R, labels]`.
 
         The result is a view that the next call overwrites: logits of many rows take many MiB, and
         getting them from the system anew, page by page, costs as much as some layers.
         """
         rows = hidden.shape[0]
         if self._logits.shape[0] < rows:
-            self._logits = hidden.new_empty(rows, self.config.vocab_size, dtype=torch.float32)
+            self._logits = hidden.new_empty(rows, self.num_outputs, dtype=torch.float32)
         return self.lm_head(hidden, self._logits[:rows])
 
     def vectors(self, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
@@ -113,4 +117,4 @@ class CausalLM(TextModel):
     def matrices(self, prefix: str = "") -> Iterator[Matrix]:
         yield from self.model.matrices(f"{prefix}model.")
         if not self.config.tie_word_embeddings:
-            yield from self.lm_head.matrices(f"{prefix}lm_head.")
+            yield from self.lm_head.matrices(f"{prefix}{SCORE if self.config.classifier else LM_HEAD}.")

@@ -15,8 +15,8 @@ from typing import Any, Literal
 from ..errors import ModelError, UntrustedModel
 from .config_reader import Fields, read_json
 from .encoder_config import ClassifierConfig, EncoderConfig, read_classifier, read_encoder
-from .quant.config import EMBEDDING, QuantizationConfig, QuantScheme, read_quantization
-from .registry import ENCODERS, is_classifier, known_architectures
+from .quant.config import EMBEDDING, SCORE, QuantizationConfig, QuantScheme, read_quantization
+from .registry import CLASSIFIES, ENCODERS, is_classifier, known_architectures
 from .rope_config import RopeConfig, read_rope
 
 Activation = Literal["silu", "gelu", "gelu_tanh"]
@@ -165,7 +165,7 @@ class ModelConfig:
         Args:
             module: The matrix' name, without `.weight`.
         """
-        if self.quantization is None or module == EMBEDDING:
+        if self.quantization is None or module in (EMBEDDING, SCORE):
             return None
         return self.quantization.scheme(module)
 
@@ -193,7 +193,9 @@ def _parse(config: Fields, generation: Fields, sentences: Fields) -> ModelConfig
     architecture = _architecture(config)
     if architecture in ENCODERS:
         return _parse_encoder(config, sentences, architecture)
-    config = Fields(_with_defaults(config.values, _DEFAULTS[architecture]), config.source)
+    # A classifier is the language model of its family with another head.
+    family = architecture.replace(CLASSIFIES, "ForCausalLM")
+    config = Fields(_with_defaults(config.values, _DEFAULTS[family]), config.source)
     num_heads = config.integer("num_attention_heads", high=4096)
     num_kv_heads = config.integer("num_key_value_heads", num_heads, high=4096)
     if num_heads % num_kv_heads:
@@ -219,18 +221,19 @@ def _parse(config: Fields, generation: Fields, sentences: Fields) -> ModelConfig
         rms_norm_eps=config.number("rms_norm_eps", 1e-6),
         max_position_embeddings=max_position,
         rope=read_rope(config, max_position),
-        sliding_window=_sliding_window(config, architecture, num_layers),
-        tie_word_embeddings=config.boolean("tie_word_embeddings"),
+        sliding_window=_sliding_window(config, family, num_layers),
+        tie_word_embeddings=config.boolean("tie_word_embeddings") and not is_classifier(architecture),
         attention_bias=config.boolean("attention_bias"),
         mlp_bias=config.boolean("mlp_bias"),
         hidden_act=_ACTIVATIONS[activation],
-        qk_norm=architecture in ("Qwen3ForCausalLM", "Qwen3MoeForCausalLM"),
-        **_experts(config, architecture, num_layers),
+        qk_norm=family in ("Qwen3ForCausalLM", "Qwen3MoeForCausalLM"),
+        **_experts(config, family, num_layers),
         dtype=_dtype(config),
         eos_token_ids=tuple(dict.fromkeys(token for token in eos if 0 <= token < vocab_size)),
         bos_token_id=bos[0] if bos and 0 <= bos[0] < vocab_size else None,
         generation=_generation_defaults(generation),
         quantization=read_quantization(config),
+        classifier=read_classifier(config) if is_classifier(architecture) else None,
     )
 
 

@@ -7,7 +7,7 @@ import torch
 from .config import ModelConfig
 from .layers import Matrix
 from .parallel import Ranks
-from .quant.config import LM_HEAD
+from .quant.config import LM_HEAD, SCORE
 from .quant.options import Rounding, WeightOptions
 from .registry import model_class
 from .sharding import SINGLE, shard_model
@@ -50,7 +50,7 @@ def rounding_of(matrix: Matrix, config: ModelConfig, options: WeightOptions) -> 
     """The integer format that a float matrix of a model shall be rounded to; None leaves it as it is."""
     if is_head(matrix, config):
         return options.head
-    return None if matrix.is_embedding or matrix.is_experts else options.layers
+    return None if matrix.is_embedding or matrix.is_experts or SCORE in matrix.parts else options.layers
 
 
 def is_head(matrix: Matrix, config: ModelConfig) -> bool:

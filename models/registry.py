@@ -10,6 +10,9 @@ from ..errors import ModelError
 if TYPE_CHECKING:
     from .text_model import TextModel
 
+CLASSIFIES = "ForSequenceClassification"
+"""The end of the names of architectures that have such a head."""
+
 # Of those that embed, the head for masked tokens is not needed.
 ENCODERS: dict[str, tuple[str, str]] = {
     "BertModel": ("bert", "BertModel"),
@@ -34,6 +37,10 @@ ARCHITECTURES: dict[str, tuple[str, str]] = {
     "Qwen2ForCausalLM": ("qwen2", "Qwen2ForCausalLM"),
     "Qwen3ForCausalLM": ("qwen3", "Qwen3ForCausalLM"),
     "Qwen3MoeForCausalLM": ("qwen3_moe", "Qwen3MoeForCausalLM"),
+    "LlamaForSequenceClassification": ("llama", "LlamaForCausalLM"),
+    "MistralForSequenceClassification": ("mistral", "MistralForCausalLM"),
+    "Qwen2ForSequenceClassification": ("qwen2", "Qwen2ForCausalLM"),
+    "Qwen3ForSequenceClassification": ("qwen3", "Qwen3ForCausalLM"),
     **ENCODERS,
 }
 
@@ -50,7 +57,7 @@ def is_encoder(architecture: str) -> bool:
 
 def is_classifier(architecture: str) -> bool:
     """Whether an architecture has a head that gives a text a number for each label."""
-    return architecture.endswith("ForSequenceClassification")
+    return architecture.endswith(CLASSIFIES)
 
 
 def model_class(architecture: str) -> type[TextModel]:

@@ -23,6 +23,10 @@ ARCHITECTURES: dict[str, str] = {
     "Qwen3ForCausalLM": "Qwen3Config",
     "MixtralForCausalLM": "MixtralConfig",
     "Qwen3MoeForCausalLM": "Qwen3MoeConfig",
+    "LlamaForSequenceClassification": "LlamaConfig",
+    "MistralForSequenceClassification": "MistralConfig",
+    "Qwen2ForSequenceClassification": "Qwen2Config",
+    "Qwen3ForSequenceClassification": "Qwen3Config",
 }
 
 

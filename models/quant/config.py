@@ -27,6 +27,7 @@ LAYOUTS: dict[QuantMethod, str] = {
 GROUP_SIZES = (16, 32, 64, 128, 256, 512, 1024)
 EMBEDDING = "model.embed_tokens"
 LM_HEAD = "lm_head"
+SCORE = "score"  # the head of a classifier
 LAYERS = "layers."
 
 

@@ -99,6 +99,12 @@ def check_options(config: ModelConfig, options: WeightOptions) -> None:
             f"integers, and {config.architecture} is a mixture of experts",
             param="quantization",
         )
+    if options.lm_head != "auto" and (config.encoder or config.classifier):
+        raise ModelError(
+            f"lm_head={options.lm_head} has no meaning: {config.architecture} has no output "
+            "projection to tokens",
+            param="lm_head",
+        )
     if config.quantization is None:
         return
     stored = f"the checkpoint's matrices are integers already (quant_method {config.quantization.method})"

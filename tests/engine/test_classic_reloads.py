@@ -264,9 +264,7 @@ async def test_cancelled_requests_leave_their_companions_alone(plane: DataPlane)
                 return
         assert (await task)["y"].tolist() == [2.0 * value]
 
-    await asyncio.gather(
-        *(ask(value, rng.choice([None, 0, rng.random() * 0.02])) for value in range(499))
-    )
+    await asyncio.gather(*(ask(value, rng.choice([None, 0, rng.random() * 0.02])) for value in range(499)))
     assert num_cancelled > 0
     statistics = plane.statistics("scale")
     assert statistics.num_failed == 0
