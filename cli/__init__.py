@@ -11,6 +11,7 @@ from .. import __version__
 from ..errors import QuireError
 from .bench import bench
 from .chat import chat
+from .deploy import deploy
 from .doctor import doctor
 from .eval import evaluate
 from .generate import generate
@@ -29,6 +30,7 @@ for command in (serve, generate, chat, doctor, quantize):
     app.command()(command)
 app.command("eval")(evaluate)
 app.add_typer(bench, name="bench")
+app.add_typer(deploy, name="deploy")
 
 
 def _print_version(wanted: bool) -> None:
