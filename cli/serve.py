@@ -1,19 +1,24 @@
-"""`quire serve`: the OpenAI-compatible server."""
+"""`quire serve`: one model, or all that a configuration or a folder of models names."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..engine.config import EngineConfig
+from ..engine.managed_model import ModelSpec
 from ..errors import QuireError
 from ..server.settings import ServerSettings, read_api_keys
 from .logs import LogLevel, set_up_logging
 from .options import ENGINE, SERVER, takes
+
+if TYPE_CHECKING:
+    from ..server.config.plan import ServerPlan
 
 SERVED = ENGINE.but(model="embedded").also(
     served_model_name="The name that clients use; MODEL by default.",
@@ -23,28 +28,83 @@ SERVED = ENGINE.but(model="embedded").also(
 
 @takes(config=SERVED, settings=SERVER)
 def serve(
+    context: typer.Context,
     config: EngineConfig,
     settings: ServerSettings,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="Port to listen on; 0 for any free one.")
     ] = 8000,
+    config_file: Annotated[
+        Path | None, typer.Option("--config", help="A quire.toml: the server and all its models.")
+    ] = None,
     api_key_file: Annotated[
         Path | None, typer.Option(help="A file of API keys with their limits, one on each line.")
     ] = None,
     log_level: LogLevel = "info",
 ) -> None:
-    """Serve a model over HTTP, as OpenAI's API does.
+    """Serve models over HTTP, as OpenAI's API does.
+
+    With --config, the models that it names are served. What is given on the command line goes before what
+    the file says.
 
     The API keys that clients must send come from QUIRE_API_KEY, QUIRE_ADMIN_KEY and --api-key-file or
     the file QUIRE_API_KEY_FILE.
     """
     set_up_logging(log_level)
     os.environ["QUIRE_LOG_LEVEL"] = log_level  # for the engine's process
-    from ..server.main import serve as run
+    from ..server.config.plan import ServerPlan
+    from ..server.main import serve_plan
 
+    given = {
+        name
+        for name in context.params
+        if (source := context.get_parameter_source(name)) is not None and source.name == "COMMANDLINE"
+    }
     try:
-        keys = read_api_keys(api_key_file)
-        run(config, host=host, port=port, settings=dataclasses.replace(settings, api_keys=keys))
+        models = list(_models(given, config, config_file))
+        plan = _read_config(config_file, given)
+        if plan is None:
+            plan = ServerPlan(models=(), settings=settings, host=host, port=port)
+        changes: dict[str, Any] = {name: context.params[name] for name in ("host", "port") if name in given}
+        limits = {name: getattr(settings, name) for name in SERVER.help if name in given}
+        if api_key_file is not None or config_file is None:
+            limits["api_keys"] = read_api_keys(api_key_file)
+        serve_plan(
+            dataclasses.replace(
+                plan,
+                models=(*plan.models, *models),
+                settings=dataclasses.replace(plan.settings, **limits),
+                **changes,
+            )
+        )
     except ValueError as error:
         raise QuireError(str(error)) from error
+
+
+def _read_config(path: Path | None, given: set[str]) -> ServerPlan | None:
+    if path is None:
+        return None
+    from ..server.config.quire_toml import read_config
+
+    if strangers := sorted(given & SERVED.help.keys()):
+        flag = strangers[0]
+        raise ValueError(
+            f"{'MODEL' if flag == 'model' else f'{flag} (on the command line)'} and --config exclude each "
+            "other: the file has a table for each model"
+        )
+    return read_config(path)
+
+
+def _models(
+    given: set[str],
+    config: EngineConfig,
+    config_file: Path | None,
+) -> Sequence[ModelSpec]:
+    """The models that the command line itself names."""
+    found: list[ModelSpec] = []
+    if "model" in given or config_file is None:
+        found.append(ModelSpec.of(config))
+    elif strangers := sorted(given & SERVED.help.keys()):
+        raise ValueError(f"{strangers[0]} is for a language model, and no MODEL is given")
+    return found

@@ -10,12 +10,14 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import os
 import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 
 from ..errors import EngineDied, EngineError, Overloaded, QuireError, Unavailable, request_failure
 from ..models.chat_template import ChatTemplate
@@ -183,6 +185,17 @@ class AsyncEngine:
     def is_ready(self) -> bool:
         """Whether the engine takes requests now."""
         return self._ready
+
+    @property
+    def memory_bytes(self) -> int:
+        """The main memory that the engine's process takes; 0 if there is none. GPUs' memory is not in it."""
+        if self._engine is None:
+            return 0
+        try:
+            pages = Path(f"/proc/{self._engine.process.pid}/statm").read_text().split()[1]
+        except OSError:
+            return 0  # it has just ended
+        return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
     @property
     def is_closed(self) -> bool:

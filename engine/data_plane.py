@@ -6,10 +6,10 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ..errors import InvalidRequest, QuireError
+from ..errors import InvalidRequest, NotFound, QuireError, Unavailable
 from ..models.classic.predictor import Array, Arrays, Description
 from .batcher import BatchStatistics
-from .model_registry import ModelRegistry
+from .model_registry import ModelRegistry, ServedModel
 
 PARAMETERS = ("priority", "timeout")
 
@@ -53,11 +53,27 @@ class DataPlane:
     Attributes:
         find_endpoint: The endpoint of a name, which goes before a model of this name where no version is
             asked for.
+        load: Called with the name and the version of a model that is not loaded, before it is asked: loads
+            it, if it is one that is loaded when it is needed.
     """
 
     def __init__(self, registry: ModelRegistry) -> None:
         self.registry = registry
         self.find_endpoint: Callable[[str], Endpoint | None] = _no_endpoint
+        self.load: Callable[[str, str | None], Awaitable[None]] | None = None
+
+    async def ensure(self, model: str, version: str | None = None) -> ServedModel:
+        """The model, loaded first if it is one that is loaded when it is needed; raises as `infer` does."""
+        return await self._loaded(*self.resolve(model, version))
+
+    async def _loaded(self, model: str, version: str | None) -> ServedModel:
+        try:
+            return self.registry.get(model, version)
+        except (NotFound, Unavailable):
+            if self.load is None:
+                raise
+            await self.load(model, version)
+            return self.registry.get(model, version)
 
     async def infer(
         self,
@@ -101,7 +117,7 @@ class DataPlane:
         outputs: Sequence[str] | None,
         parameters: Mapping[str, Any] | None,
     ) -> dict[str, Array]:
-        served = self.registry.get(model, version)
+        served = await self._loaded(model, version)
         description = served.pool.description
         description.check(inputs)
         if outputs is not None:
@@ -123,7 +139,7 @@ class DataPlane:
         self.registry.get(*self.resolve(model, version)).batcher.refuse_if_full()
 
     def metadata(self, model: str, version: str | None = None) -> Metadata:
-        """A model's inputs and outputs; raises as `infer` does."""
+        """The inputs and outputs of a model that is loaded (see `ensure`); raises as `infer` does."""
         served = self.registry.get(*self.resolve(model, version))
         limit = served.batcher.config.max_batch_size
         return Metadata(model, served.config.version, served.pool.description, limit)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
+import time
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -109,18 +110,18 @@ class Entry:
         version: The version.
         state: Whether it can be asked.
         reason: Why not.
+        config: What is loaded, or was, or can be.
         model: The loaded model, if it is.
-        last_used: The number of the last request to any model when it was for this one.
-        config: With which it was loaded last, or tried to be.
+        last_used: When it was asked last, on the monotonic clock.
     """
 
     name: str
     version: str
     state: State = "loading"
     reason: str = ""
-    model: ServedModel | None = None
-    last_used: int = 0
     config: ClassicModelConfig | None = None
+    model: ServedModel | None = None
+    last_used: float = 0.0
 
 
 class ModelRegistry:
@@ -129,15 +130,46 @@ class ModelRegistry:
     Args:
         memory_budget: Bytes that all models' processes may take; the least recently used are unloaded
             when a new one does not fit. None is no budget.
+
+    Attributes:
+        make_room: Called before a model that has been loaded is taken in, with the model's entry and its
+            bytes, instead of looking at the budget: whoever shares the memory with others says what goes.
     """
 
     def __init__(self, memory_budget: int | None = None) -> None:
         if memory_budget is not None and memory_budget < 1:
             raise ValueError(f"memory_budget must be at least 1, not {memory_budget}")
         self.memory_budget = memory_budget
+        self.make_room: Callable[[Entry, int], Awaitable[None]] | None = None
         self._entries: dict[tuple[str, str], Entry] = {}
         self._loading: set[tuple[str, str]] = set()
-        self._num_uses = 0
+
+    def declare(self, config: ClassicModelConfig, reason: str = "not loaded") -> None:
+        """Lets a model be known before it is loaded; one that is known gets the settings of its next loading.
+
+        Args:
+            config: The model.
+            reason: Why it cannot be asked.
+        """
+        key = config.name, config.version
+        entry = self._entries.get(key)
+        if entry is None:
+            self._entries[key] = Entry(*key, state="unavailable", reason=reason, config=config)
+        elif entry.model is None:
+            entry.config = config
+
+    def forget(self, name: str, version: str) -> None:
+        """Lets a model that is not loaded be unknown again.
+
+        Raises:
+            InvalidRequest: It is loaded, or being loaded.
+        """
+        entry = self._entries.get((name, version))
+        if entry is None:
+            return
+        if entry.model is not None or (name, version) in self._loading:
+            raise InvalidRequest(f"version {version} of {name} is loaded; unload it first", param="model")
+        del self._entries[name, version]
 
     async def load(self, config: ClassicModelConfig) -> None:
         """Loads a model, or loads it anew: what was loaded serves until the new one is ready.
@@ -169,6 +201,7 @@ class ModelRegistry:
         finally:
             self._loading.discard(key)
         old, entry.model = entry.model, model
+        entry.config = config
         entry.state, entry.reason = "ready", ""
         self._use(entry)
         if old is not None:
@@ -226,6 +259,10 @@ class ModelRegistry:
                 return entry.version
         raise NotFound(f"no version of {name} has the label {label[:80]!r}", param="model")
 
+    def entry(self, name: str, version: str) -> Entry | None:
+        """What is known of a version, if anything is."""
+        return self._entries.get((name, version))
+
     def index(self) -> Iterator[Entry]:
         """All versions of all models, with their states now."""
         for key in sorted(self._entries, key=lambda key: (key[0], int(key[1]))):
@@ -249,12 +286,14 @@ class ModelRegistry:
         return sorted(entries, key=lambda entry: -int(entry.version))
 
     def _use(self, entry: Entry) -> None:
-        self._num_uses += 1
-        entry.last_used = self._num_uses
+        entry.last_used = time.monotonic()
 
     async def _make_room(self, new: Entry, model: ServedModel) -> None:
         """Unloads the least recently used models until the new one fits the budget."""
         budget, needed = self.memory_budget, model.pool.memory_bytes
+        if self.make_room is not None:
+            await self.make_room(new, needed)
+            return
         if budget is None:
             return
         if needed > budget:

@@ -9,6 +9,7 @@ from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 
 from .. import __version__
+from ..engine.model_manager import ModelManager
 from ..errors import QuireError
 from . import openapi
 from .anthropic.routes import TYPES as ANTHROPIC_TYPES
@@ -97,6 +98,7 @@ def create_app(
     settings: ServerSettings | None = None,
     models: DataPlane | None = None,
     deployments: Deployments | None = None,
+    manager: ModelManager | None = None,
 ) -> FastAPI:
     """The ASGI application over started engines, which stay the caller's to shut down.
 
@@ -108,25 +110,30 @@ def create_app(
         settings: Limits and switches.
         models: The classic models, whose registry stays the caller's to close; None for none.
         deployments: They stay the caller's to close; by default, those that a restart forgets.
+        manager: Has further models, and stays the caller's to close; by default one with these.
     """
     metrics = Metrics()
     language_models = LanguageModels(metrics)
+    manager = manager or ModelManager()
     named = engines if isinstance(engines, Mapping) else {engines.config.model_name: engines}
     for name, engine in named.items():
-        language_models.add(name, engine)
+        manager.adopt_engine(name, engine)
+    if models is not None:
+        manager.use_registry(models.registry)
+    manager.connect(language_models)
+    language_models.load = manager.ensure_engine
     state = ServerState(
         settings=settings or ServerSettings(),
         metrics=metrics,
         language_models=language_models,
-        classic=models,
+        manager=manager,
+        plane=models,
         deployments=deployments or Deployments(),
     )
     context = ServerContext(state)
     metrics.registry.register(DeploymentCollector(context.deployments))
     if models is not None:
-        from .deployments.classic import attach
-
-        attach(models, context.deployments)
+        context.prepare(models)
     app = FastAPI(
         title="quire",
         version=__version__,

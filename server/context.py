@@ -21,19 +21,12 @@ from .settings import ServerSettings
 if TYPE_CHECKING:
     from ..engine.async_engine import AsyncEngine
     from ..engine.data_plane import DataPlane
+    from ..engine.model_manager import ModelManager
     from .deployments.deployment import Attempt
     from .language_models import LanguageModel, LanguageModels
     from .metrics import Metrics
 
 T = TypeVar("T")
-
-
-def no_models() -> DataPlane:
-    """A data plane without a model. Imported late: it stands on numpy, which many servers never need."""
-    from ..engine.data_plane import DataPlane
-    from ..engine.model_registry import ModelRegistry
-
-    return DataPlane(ModelRegistry())
 
 
 @dataclass(slots=True)
@@ -43,7 +36,8 @@ class ServerState:
     settings: ServerSettings
     metrics: Metrics
     language_models: LanguageModels
-    classic: DataPlane | None = None  # the classic models, where there are any
+    manager: ModelManager
+    plane: DataPlane | None = None  # the classic models, once one of them has been declared
     created: int = field(default_factory=lambda: int(time.time()))
     draining: bool = False
     num_in_flight: int = 0  # requests to anything but the probes
@@ -119,17 +113,36 @@ class ServerContext:
     @property
     def classic(self) -> DataPlane | None:
         """The classic models, if there are any; asking does not load what they stand on."""
-        return self.state.classic
+        state = self.state
+        if state.plane is None and state.manager.registry is not None:
+            from ..engine.data_plane import DataPlane  # late: with numpy, which many servers never need
+
+            state.plane = DataPlane(state.manager.registry)
+            self.prepare(state.plane)
+        return state.plane
 
     @property
     def models(self) -> DataPlane:
         """The classic models."""
-        if self.state.classic is None:
-            from .deployments.classic import attach
+        if self.state.manager.registry is None:
+            from ..engine.model_registry import ModelRegistry
 
-            self.state.classic = no_models()
-            attach(self.state.classic, self.state.deployments)
-        return self.state.classic
+            self.state.manager.use_registry(ModelRegistry())
+        plane = self.classic
+        assert plane is not None
+        return plane
+
+    def prepare(self, plane: DataPlane) -> None:
+        """Has a data plane load models when they are needed, and deployments stand before them."""
+        from .deployments.classic import attach
+
+        plane.load = self.state.manager.ensure_classic
+        attach(plane, self.state.deployments)
+
+    @property
+    def manager(self) -> ModelManager:
+        """What loads and unloads models."""
+        return self.state.manager
 
     @property
     def settings(self) -> ServerSettings:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING
@@ -26,6 +27,7 @@ class LanguageModel:
         metrics: Its metrics.
         created: When it began to be served, in seconds since 1970.
         num_in_flight: Requests to it that are not over.
+        last_used: When the last of them ended, on the monotonic clock; infinite while there are some.
     """
 
     def __init__(self, name: str, engine: AsyncEngine, metrics: EngineMetrics) -> None:
@@ -34,18 +36,21 @@ class LanguageModel:
         self.metrics = metrics
         self.created = int(time.time())
         self.num_in_flight = 0
+        self.last_used = 0.0
         self._is_idle = asyncio.Event()
         self._is_idle.set()
 
     def enter(self) -> None:
         """A request to it begins."""
         self.num_in_flight += 1
+        self.last_used = math.inf
         self._is_idle.clear()
 
     def leave(self) -> None:
         """A request that has entered is over."""
         self.num_in_flight -= 1
         if not self.num_in_flight:
+            self.last_used = time.monotonic()
             self._is_idle.set()
 
     async def wait_idle(self) -> None:
@@ -86,6 +91,22 @@ class LanguageModels:
         self._models[name] = model
         return model
 
+    def put(self, name: str, engine: AsyncEngine | None) -> Awaitable[None]:
+        """Serves an engine under a name from now on, or none.
+
+        What it returns is done when the requests to the engine that was served there before are over.
+        """
+        old = self._models.get(name)
+        if engine is not None:
+            self.add(name, engine)
+        elif old is not None:
+            self.remove(name)
+        return _nothing() if old is None else old.wait_idle()
+
+    def last_used(self, name: str) -> float:
+        """When the last request to a model ended, on the monotonic clock; infinite while there are some."""
+        return self.get(name).last_used
+
     def remove(self, name: str) -> LanguageModel:
         """Takes a model out: requests that are in it go on. Raises `NotFound`."""
         model = self.get(name)
@@ -118,3 +139,7 @@ class LanguageModels:
         if name is not None:
             return name
         return self.default_name or next(iter(self._models), None)
+
+
+async def _nothing() -> None:
+    """Nobody has to be waited for."""

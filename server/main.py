@@ -14,8 +14,11 @@ from dataclasses import replace
 
 from ..engine.async_engine import AsyncEngine
 from ..engine.config import EngineConfig
+from ..engine.managed_model import ModelSpec
+from ..engine.model_manager import ModelManager
 from ..errors import QuireError
 from . import logs
+from .config.plan import ServerPlan
 from .memory import return_large_blocks
 from .settings import ServerSettings, check_bind_address, read_api_keys
 
@@ -44,17 +47,24 @@ def serve(
         QuireError: The address cannot be had.
         ValueError: The address needs an API key, or a setting does not fit this machine.
     """
-    settings = settings or ServerSettings()
-    if not settings.key_ring():
-        settings = replace(settings, api_keys=read_api_keys())
-    check_bind_address(host, settings)
+    plan = ServerPlan(
+        models=(ModelSpec.of(config),), settings=settings or ServerSettings(), host=host, port=port
+    )
+    serve_plan(plan)
+
+
+def serve_plan(plan: ServerPlan) -> None:
+    """Serves all that a plan says; see `serve`, also for what it raises."""
+    if not plan.settings.key_ring():
+        plan = replace(plan, settings=replace(plan.settings, api_keys=read_api_keys()))
+    check_bind_address(plan.host, plan.settings)
     return_large_blocks()
     with (
         logs.in_background(),
-        _bind(host, port) as listening,
+        _bind(plan.host, plan.port) as listening,
         asyncio.Runner(loop_factory=_loop_factory()) as runner,
     ):
-        runner.run(_serve(config, listening, settings))
+        runner.run(_serve(plan, listening))
 
 
 def _bind(host: str, port: int) -> socket.socket:
@@ -86,17 +96,29 @@ def _import_server() -> None:
     importlib.import_module(".draining", __package__)
 
 
-async def _serve(config: EngineConfig, listening: socket.socket, settings: ServerSettings) -> None:
-    engine = await AsyncEngine.start(config, meanwhile=_import_server)
+async def _start_engine(config: EngineConfig) -> AsyncEngine:
+    return await AsyncEngine.start(config, meanwhile=_import_server)
+
+
+async def _serve(plan: ServerPlan, listening: socket.socket) -> None:
+    manager = ModelManager(memory_budget=plan.memory_budget, start_engine=_start_engine)
     try:
+        for spec in plan.models:
+            manager.declare(spec)
+        await manager.start()
         from .app import create_app
         from .draining import DrainingServer
 
-        server = DrainingServer(create_app(engine, settings), settings)
-        host, port = listening.getsockname()[:2]
-        logger.info(
-            "quire serves %s on http://%s:%d", config.model_name, f"[{host}]" if ":" in host else host, port
-        )
+        app = create_app({}, plan.settings, manager=manager)
+        app.state.context.language_models.default_name = plan.first_language_model
+        server = DrainingServer(app, plan.settings)
+        names = ", ".join(dict.fromkeys(spec.name for spec in plan.models))
+        logger.info("quire serves %s on %s", names, _url(listening))
         await server.serve(sockets=[listening])
     finally:
-        await engine.shutdown()
+        await manager.close()
+
+
+def _url(listening: socket.socket) -> str:
+    host, port = listening.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
