@@ -181,6 +181,9 @@ class Batcher:
     def _rows(self, inputs: Arrays) -> int:
         if not self.config.max_batch_size:
             return 1
+        if len(inputs) == 1:
+            (array,) = inputs.values()
+            return array.shape[0] if array.ndim else 0
         sizes = {name: array.shape[0] if array.ndim else 0 for name, array in inputs.items()}
         if len(set(sizes.values())) != 1:
             raise InvalidRequest(f"the inputs must have the same number of rows, not {sizes}", param="inputs")

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 from ..errors import HUNG, EngineDied, EngineError, ModelError, QuireError, Unavailable
 from ..models.classic.predictor import Array, Arrays, Description, LoadOptions
@@ -78,8 +79,7 @@ class _Channel(asyncio.BufferedProtocol):
         self._head_size: int | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's are not of the class
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return memoryview(self._buffer)[self._filled :]
@@ -292,6 +292,16 @@ class WorkerPool:
     def num_ready(self) -> int:
         """Workers that can compute."""
         return sum(worker.is_alive for worker in self._workers.values())
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether as many workers can compute as must."""
+        missing = self.config.min_ready_instances
+        for worker in self._workers.values():
+            missing -= worker.is_alive
+            if not missing:
+                return True
+        return False
 
     @property
     def failure(self) -> str | None:

@@ -122,12 +122,14 @@ class DataPlane:
         description.check(inputs)
         if outputs is not None:
             _check_outputs(outputs, description)
-        priority, timeout = (_parameter(parameters or {}, name) for name in PARAMETERS)
-        if strangers := (parameters or {}).keys() - set(PARAMETERS):
-            raise InvalidRequest(
-                f"there are no parameters {sorted(strangers)}, only {', '.join(PARAMETERS)}",
-                param="parameters",
-            )
+        priority = timeout = 0
+        if parameters:
+            priority, timeout = (_parameter(parameters, name) for name in PARAMETERS)
+            if strangers := parameters.keys() - set(PARAMETERS):
+                raise InvalidRequest(
+                    f"there are no parameters {sorted(strangers)}, only {', '.join(PARAMETERS)}",
+                    param="parameters",
+                )
         answer = await served.batcher.infer(inputs, priority=priority, timeout_microseconds=timeout)
         return answer if outputs is None else {name: answer[name] for name in outputs}
 

@@ -78,7 +78,7 @@ class ServedModel:
     @property
     def is_ready(self) -> bool:
         """Whether as many workers can compute as must."""
-        return self.pool.num_ready >= self.config.workers.min_ready_instances
+        return self.pool.is_ready
 
     async def close(self) -> None:
         """Answers the requests that were let in, then ends the workers."""
@@ -142,6 +142,7 @@ class ModelRegistry:
         self.memory_budget = memory_budget
         self.make_room: Callable[[Entry, int], Awaitable[None]] | None = None
         self._entries: dict[tuple[str, str], Entry] = {}
+        self._by_name: dict[str, list[Entry]] = {}  # the highest version first
         self._loading: set[tuple[str, str]] = set()
 
     def declare(self, config: ClassicModelConfig, reason: str = "not loaded") -> None:
@@ -181,7 +182,7 @@ class ModelRegistry:
         key = config.name, config.version
         if key in self._loading:
             raise InvalidRequest(f"version {config.version} of {config.name} is being loaded", param="model")
-        entry = self._entries.setdefault(key, Entry(*key))
+        entry = self._entry(*key)
         self._loading.add(key)
         entry.config = config
         if entry.model is None:
@@ -238,13 +239,18 @@ class ModelRegistry:
             NotFound: There is no such model.
             Unavailable: It is not loaded.
         """
+        # Where none is ready, processes are being restarted: the request waits for them.
+        found: Entry | None = None
+        for entry in self._by_name.get(name, ()):
+            if entry.model is not None and (version is None or version == entry.version):
+                if entry.model.is_ready:
+                    found = entry
+                    break
+                found = found or entry
+        if found is not None and found.model is not None:
+            self._use(found)
+            return found.model
         entries = self._named(name, version)
-        loaded = [(entry, entry.model) for entry in entries if entry.model is not None]
-        if loaded:
-            # Where none is ready, processes are being restarted: the request waits for them.
-            entry, model = next((pair for pair in loaded if pair[1].is_ready), loaded[0])
-            self._use(entry)
-            return model
         state = "being loaded" if entries[0].state == "loading" else f"unavailable: {entries[0].reason}"
         raise Unavailable(f"version {entries[0].version} of {name} is {state}")
 
@@ -275,15 +281,21 @@ class ModelRegistry:
 
     def _named(self, name: str, version: str | None) -> list[Entry]:
         """The entries of a name, the highest version first."""
-        entries = [
-            entry
-            for entry in self._entries.values()
-            if entry.name == name and version in (None, entry.version)
-        ]
+        entries = [entry for entry in self._by_name.get(name, ()) if version in (None, entry.version)]
         if not entries:
             what = f"model {name!r}" if version is None else f"version {version!r} of a model {name!r}"
             raise NotFound(f"there is no {what}", param="model")
-        return sorted(entries, key=lambda entry: -int(entry.version))
+        return entries
+
+    def _entry(self, name: str, version: str) -> Entry:
+        """The entry of a version, made if there is none."""
+        entry = self._entries.get((name, version))
+        if entry is None:
+            entry = self._entries[name, version] = Entry(name, version)
+            entries = self._by_name.setdefault(name, [])
+            entries.append(entry)
+            entries.sort(key=lambda entry: -int(entry.version))
+        return entry
 
     def _use(self, entry: Entry) -> None:
         entry.last_used = time.monotonic()

@@ -26,6 +26,7 @@ from .errors import answer_http_exception, answer_quire_error
 from .gate import RequestGate
 from .health import TYPES as HEALTH_TYPES
 from .health import health_routes
+from .hot_gate import Application
 from .language_models import LanguageModels
 from .live import TYPES as LIVE_TYPES
 from .live import live_routes
@@ -134,7 +135,7 @@ def create_app(
     metrics.registry.register(DeploymentCollector(context.deployments))
     if models is not None:
         context.prepare(models)
-    app = FastAPI(
+    app = Application(
         title="quire",
         version=__version__,
         docs_url=None,  # its page would load scripts from the network
@@ -145,6 +146,7 @@ def create_app(
     app.add_exception_handler(QuireError, answer_quire_error)
     app.add_exception_handler(HTTPException, answer_http_exception)
     app.add_middleware(DeployedApp, context=context)
+    app.open_hot_routes(context)
     app.add_middleware(RequestGate, context=context)  # outside of all others
     for routes in (
         health_routes,

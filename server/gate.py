@@ -11,8 +11,9 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterable
-from itertools import count
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import chain, count
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -24,10 +25,9 @@ from .errors import (
     ErrorWriter,
     HeadersTooLarge,
     Unauthenticated,
-    error_answer,
     error_response,
 )
-from .hot import HotAnswer, HotRequest, HotRoute, read_whole
+from .logs import log_line
 from .rate_limits import KeyLimits
 
 logger = logging.getLogger("quire.server")
@@ -53,9 +53,6 @@ class RequestGate:
         """Lets a request in or answers it, and writes its line in the log."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
-            return
-        if (route := self.context.hot.find(scope)) is not None:
-            await self._answer_hot(route, scope, receive, send)
             return
         record = self._new_record(self.context.paths.error_writer(scope["path"]))
         scope.setdefault("state", {})["record"] = record
@@ -89,61 +86,10 @@ class RequestGate:
                 time.perf_counter() - record.started,
                 record.model,
             )
-            _log(scope, record, routine=not counted)
+            log_request(scope, record, routine=not counted)
             # Its traceback leads to the body and, through the request, back to the record: a circle that
             # would keep a refused body in memory until the collector comes by.
             record.error = None
-
-    async def _answer_hot(self, route: HotRoute, scope: Scope, receive: Receive, send: Send) -> None:
-        """The same for a hot route, which is answered in one go."""
-        context, state = self.context, self.context.state
-        record = self._new_record(route.write_error)
-        state.num_in_flight += 1
-        entered: KeyLimits | None = None
-        try:
-            try:
-                request = HotRequest(context, scope["path"], self._check(scope, record), record)
-                if record.limits is not None:
-                    record.limits.enter()
-                    entered = record.limits
-                if route.admit is not None:
-                    route.admit(request)
-                request.body = await read_whole(context, request.headers, receive)
-                answer = await route.handle(request)
-            except ClientDisconnected:
-                record.status = STATUS_CLIENT_GONE
-                return
-            except Exception as error:
-                record.error = error
-                if not isinstance(error, QuireError):
-                    logger.exception("request %s failed", record.internal_id)
-                answer = HotAnswer(*error_answer(error, route.write_error))
-            await self._send_hot(answer, record, send)
-        finally:
-            state.num_in_flight -= 1
-            if entered:
-                entered.leave()
-            record.end()
-            seconds = time.perf_counter() - record.started
-            state.metrics.observe_http("POST", route.label, record.status, seconds, record.model)
-            _log(scope, record, routine=False)
-
-    async def _send_hot(self, answer: HotAnswer, record: RequestRecord, send: Send) -> None:
-        status, headers, body = answer
-        record.status = status
-        headers = [
-            *headers,
-            (b"content-length", b"%d" % len(body)),
-            (b"x-request-id", record.request_id.encode()),
-        ]
-        if record.version is not None:
-            headers.append((b"x-quire-version", record.version.encode()))
-        if record.limits is not None:
-            headers += record.limits.headers()
-        if self.context.draining:
-            headers.append((b"connection", b"close"))
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
 
     def _new_record(self, write_error: ErrorWriter) -> RequestRecord:
         internal_id = f"{self._id_prefix}{next(self._id_numbers):016x}"
@@ -202,16 +148,23 @@ class _Reply:
         if message["type"] == "http.response.start":
             self.started = True
             self.record.status = message["status"]
-            headers = [*message["headers"], (b"x-request-id", self.record.request_id.encode())]
-            if self.record.version is not None:
-                headers.append((b"x-quire-version", self.record.version.encode()))
-            if self.record.limits is not None:
-                headers += self.record.limits.headers()
+            headers: list[tuple[bytes, bytes]] = list(message["headers"])
             if self.context.draining:
                 headers = [header for header in headers if header[0] != b"connection"]
-                headers.append((b"connection", b"close"))
-            message["headers"] = headers
+            message["headers"] = headers + extra_headers(self.record, self.context)
         await self.send(message)
+
+
+def extra_headers(record: RequestRecord, context: ServerContext) -> list[tuple[bytes, bytes]]:
+    """What stands on every answer besides what its route says."""
+    headers = [(b"x-request-id", record.request_id.encode())]
+    if record.version is not None:
+        headers.append((b"x-quire-version", record.version.encode()))
+    if record.limits is not None:
+        headers += record.limits.headers()
+    if context.state.draining:
+        headers.append((b"connection", b"close"))
+    return headers
 
 
 def is_page(scope: Scope, headers: dict[bytes, bytes]) -> bool:
@@ -227,9 +180,9 @@ def wants_page(accept: bytes) -> bool:
     return b"text/html" in accept.lower()
 
 
-def header_bytes(headers: Iterable[tuple[bytes, bytes]]) -> int:
+def header_bytes(headers: Sequence[tuple[bytes, bytes]]) -> int:
     """The size of headers as they stand on the wire, with ': ' and the line's end."""
-    return sum(len(name) + len(value) + 4 for name, value in headers)
+    return 4 * len(headers) + sum(map(len, chain.from_iterable(headers)))
 
 
 def check_request_id(request_id: str, param: str) -> str:
@@ -244,11 +197,14 @@ def check_request_id(request_id: str, param: str) -> str:
     return request_id
 
 
-def _log(scope: Scope, record: RequestRecord, *, routine: bool) -> None:
+def log_request(scope: Scope, record: RequestRecord, *, routine: bool) -> None:
     """One line per request, with neither prompts, outputs nor keys. Never fails the request."""
+    # Probes and scrapes are of interest when they fail.
+    level = logging.DEBUG if routine and record.status == 200 else logging.INFO
+    if not access_logger.isEnabledFor(level):
+        return
     milliseconds = (time.perf_counter() - record.started) * 1000
-    # json.dumps quotes and escapes what clients chose, so that nobody forges a line.
-    line = f"{scope['method']} {json.dumps(scope['path'][:200])} {record.status} {milliseconds:.1f} ms"
+    line = f"{scope['method']} {_quoted(scope['path'])} {record.status} {milliseconds:.1f} ms"
     if record.num_prompt_tokens:
         line += (
             f" prompt={record.num_prompt_tokens} cached={record.num_cached_tokens}"
@@ -260,7 +216,7 @@ def _log(scope: Scope, record: RequestRecord, *, routine: bool) -> None:
     if record.key is not None:
         line += f" key={json.dumps(record.key.name)}"
     if record.model is not None:
-        line += f" model={json.dumps(record.model)}"
+        line += f" model={_quoted(record.model)}"
     if record.user is not None:
         line += f" user={json.dumps(record.user)}"
     if record.tags:
@@ -269,7 +225,11 @@ def _log(scope: Scope, record: RequestRecord, *, routine: bool) -> None:
         error = record.error
         code = (error.code or error.type) if isinstance(error, QuireError) else "internal_error"
         line += f" error={code}"
-    # Probes and scrapes are of interest when they fail.
-    level = logging.DEBUG if routine and record.status == 200 else logging.INFO
     with contextlib.suppress(Exception):  # a broken handler is no reason to fail a request
-        access_logger.log(level, "%s", line)
+        log_line(access_logger, level, line)
+
+
+@lru_cache(maxsize=256)
+def _quoted(text: str) -> str:
+    """What a client chose, quoted and escaped so that nobody forges a line, and not too long."""
+    return json.dumps(text[:200])

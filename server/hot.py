@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 Headers = list[tuple[bytes, bytes]]
 
+REFUSAL_SECONDS = 0.02
+
 JSON: Headers = [(b"content-type", b"application/json")]
 
 
@@ -99,6 +101,13 @@ class HotRoutes:
     def add(self, route: HotRoute) -> None:
         """One more."""
         self._routes.append(route)
+
+    async def pace_refusal(self) -> None:
+        """Waits a little before an overloaded server says no.
+
+        A client that asks again at once would otherwise take the time that the requests in the queue need.
+        """
+        await asyncio.sleep(REFUSAL_SECONDS)
 
     def find(self, scope: Scope) -> HotRoute | None:
         """The route of a request, if it is hot."""

@@ -47,6 +47,7 @@ class Metrics:
             buckets=HTTP_SECONDS,
             registry=self.registry,
         )
+        self._http_children: dict[tuple[tuple[str, str, str], int], tuple[Counter, Histogram]] = {}
         self._make_loop_metrics()
         self.registry.register(EngineCollector(self._engines))
         self.registry.register(_LogCollector())
@@ -100,8 +101,12 @@ class Metrics:
         if model is None:
             model = next(iter(self._engines)) if len(self._engines) == 1 else ""
         labels = (model, method if method in METHODS else "other", handler or "none")
-        self._http_requests.labels(*labels, str(status)).inc()
-        self._http_seconds.labels(*labels).observe(seconds)
+        children = self._http_children.get((labels, status))
+        if children is None:  # finding them by their labels costs more than counting
+            children = self._http_requests.labels(*labels, str(status)), self._http_seconds.labels(*labels)
+            self._http_children[labels, status] = children
+        children[0].inc()
+        children[1].observe(seconds)
 
     def render(self) -> bytes:
         """The metrics in Prometheus' text format."""
