@@ -3,6 +3,7 @@
 # make install  the set-up of `make test` alone; instant when nothing has changed
 # make lint     ruff and strict basedpyright
 # make nightly  the long simulations and sweeps
+# make clients  clients of other makers against real servers, in an environment of their own
 # make sanitize the C++ kernels under the address, undefined-behaviour and thread sanitizers; a part of nightly
 # make bench    quire against transformers, with the ratios
 # make clean    remove .venv and everything that was built
@@ -13,13 +14,14 @@ PYTHON ?= python3
 MODEL ?= embedded
 VENV := .venv
 BIN := $(VENV)/bin
+CLIENTS := $(VENV)/clients
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 SETUP_INPUTS := pyproject.toml setup.py constraints.txt $(wildcard kernels/csrc/*)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test install lint nightly sanitize bench clean
+.PHONY: help serve test install lint nightly clients sanitize bench clean
 
 help:
 	@sed -n '/^[^#]/q; s/^# \{0,1\}//p' Makefile
@@ -39,6 +41,9 @@ lint: install
 
 nightly: install
 	$(BIN)/pytest -m nightly
+
+clients: install $(CLIENTS)/stamp
+	QUIRE_CLIENTS_PYTHON=$(CURDIR)/$(CLIENTS)/bin/python $(BIN)/pytest -m "nightly or not nightly" tests/clients
 
 sanitize: install
 	$(BIN)/pytest -m nightly tests/kernels/test_sanitizers.py
@@ -69,6 +74,12 @@ $(VENV)/serve.stamp: $(VENV)/torch.stamp $(SETUP_INPUTS)
 $(VENV)/develop.stamp: $(VENV)/torch.stamp $(SETUP_INPUTS)
 	$(call install_quire,.[dev])
 	@touch $@ $(VENV)/serve.stamp
+
+# They need other versions of what quire's own tools need, and are many.
+$(CLIENTS)/stamp: tests/clients/requirements.txt $(VENV)/torch.stamp
+	@$(BIN)/python -m venv $(CLIENTS)
+	@$(CLIENTS)/bin/python -m pip install -qq --disable-pip-version-check -r $<
+	@touch $@
 
 # An extension that was built from older sources must not outlive a build that fails.
 define install_quire

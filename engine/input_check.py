@@ -46,14 +46,14 @@ def check_request(
     scores_only = params.max_tokens == 0
     if num_prompt > max_model_len - (0 if scores_only else 1):
         raise ContextLengthExceeded(
-            f"the prompt has {num_prompt} tokens, but this model's context is {max_model_len} tokens"
-            + ("" if scores_only else ", of which at least one is generated"),
+            f"the prompt has {num_prompt} tokens, but this model's maximum context length is "
+            f"{max_model_len} tokens" + ("" if scores_only else ", of which at least one is generated"),
             param="prompt",
         )
     if params.max_tokens is not None and num_prompt + params.max_tokens > max_model_len:
         raise ContextLengthExceeded(
-            f"the prompt's {num_prompt} tokens and max_tokens={params.max_tokens} exceed "
-            f"this model's context of {max_model_len} tokens",
+            f"the prompt's {num_prompt} tokens and max_tokens={params.max_tokens} exceed what this model's "
+            f"context holds: this model's maximum context length is {max_model_len} tokens",
             param="max_tokens",
         )
     for token in prompt_token_ids:

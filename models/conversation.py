@@ -25,7 +25,7 @@ _OF_ROLE = {
     "tool_call_id": ("tool",),
 }
 # Fields that are read here. Others, which some templates know, are handed on if they say anything.
-_READ = {*_OF_ROLE, "role", "content", "name", "parsed"}
+_READ = {*_OF_ROLE, "role", "content", "name", "parsed", "provider_specific_fields"}
 
 
 def is_ordinary(message: Message) -> bool:

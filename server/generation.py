@@ -82,7 +82,7 @@ def check_text_length(context: ServerContext, text: str, param: str | None = "pr
         if num_bytes > limit * longest:
             raise ContextLengthExceeded(
                 f"the prompt has {num_bytes} bytes, at least {-(-num_bytes // longest)} tokens, "
-                f"and the model's context holds {limit} tokens",
+                f"but this model's maximum context length is {limit} tokens",
                 param=param,
             )
 

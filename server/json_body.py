@@ -29,14 +29,27 @@ _MISSING = re.compile(r"^Object missing required field `(?P<name>.*)`$")
 
 
 async def read_message(
-    context: ServerContext, request: Request, message_type: type[T], *, unsupported: Unsupported
+    context: ServerContext,
+    request: Request,
+    message_type: type[T],
+    *,
+    unsupported: Unsupported,
+    whatever_type: bool = False,
 ) -> T:
     """Reads and checks the body of a request; long ones are parsed in a thread.
+
+    Args:
+        context: The server.
+        request: The request.
+        message_type: What the body must be.
+        unsupported: Parameters that are refused, see `Unsupported`.
+        whatever_type: Whether JSON under another media type, or none, will do: see `read_any`.
 
     Raises `UnsupportedMediaType` (415), `RequestTooLarge` (413), `RequestTimeout` (408),
     `Overloaded` (429), `InvalidRequest` (400), or `ClientDisconnected`.
     """
-    return await _read(
+    read = read_any if whatever_type and media_type(request) != "application/json" else _read
+    return await read(
         context, request, lambda body: parse_message(body, message_type, context.settings, unsupported)
     )
 

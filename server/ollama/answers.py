@@ -16,10 +16,10 @@ from ...engine.outputs import CompletionOutput
 from ...errors import InvalidRequest
 from ..context import RequestRecord, ServerContext
 from ..generation import DeltaStream, collect, run, while_connected
-from ..json_body import read_message
 from ..openai.logprobs import Spelling
 from ..stopwatch import Stopwatch
 from ..tool_parsers.base import CallArguments, CallStart, Content, Event, Reasoning
+from .body import read_body
 from .options import check_keep_alive
 from .prompts import Plan, plan_chat, plan_generate, serving
 from .protocol import (
@@ -41,7 +41,7 @@ Route = Literal["generate", "chat"]
 
 async def chat(context: ServerContext, request: Request) -> Response:
     """`/api/chat`: the model's next turn in a conversation."""
-    body = await read_message(context, request, OllamaChatRequest, unsupported=UNSUPPORTED_IN_CHAT)
+    body = await read_body(context, request, OllamaChatRequest, unsupported=UNSUPPORTED_IN_CHAT)
     context = await serving(context, body.model, request.state.record)
     if not body.messages:
         return _loaded(body, "chat")
@@ -50,7 +50,7 @@ async def chat(context: ServerContext, request: Request) -> Response:
 
 async def generate(context: ServerContext, request: Request) -> Response:
     """`/api/generate`: an answer to a prompt, or its continuation."""
-    body = await read_message(context, request, OllamaGenerateRequest, unsupported=UNSUPPORTED_IN_GENERATE)
+    body = await read_body(context, request, OllamaGenerateRequest, unsupported=UNSUPPORTED_IN_GENERATE)
     context = await serving(context, body.model, request.state.record)
     if not body.prompt:
         return _loaded(body, "generate")

@@ -11,8 +11,8 @@ from starlette.responses import Response
 from ...engine.embeddings import as_floats
 from ...errors import InvalidRequest
 from ..context import RequestRecord, ServerContext
-from ..json_body import read_message
 from ..pooling import PoolingOptions, embed
+from .body import read_body
 from .options import check_keep_alive, read_options
 from .prompts import serving
 from .protocol import NANOSECONDS, OllamaEmbedded, OllamaEmbedding, OllamaEmbeddingRequest, OllamaEmbedRequest
@@ -20,7 +20,7 @@ from .protocol import NANOSECONDS, OllamaEmbedded, OllamaEmbedding, OllamaEmbedd
 
 async def embed_texts(context: ServerContext, request: Request) -> Response:
     """`/api/embed`: vectors of length 1. A longer text is cut, unless `truncate` is false."""
-    body = await read_message(context, request, OllamaEmbedRequest, unsupported={})
+    body = await read_body(context, request, OllamaEmbedRequest, unsupported={})
     record: RequestRecord = request.state.record
     context = await serving(context, body.model, record)
     check_keep_alive(body.keep_alive)
@@ -59,7 +59,7 @@ async def embed_texts(context: ServerContext, request: Request) -> Response:
 
 async def embed_text(context: ServerContext, request: Request) -> Response:
     """`/api/embeddings`: the vector of one text, which is cut if it is long; none of an empty text."""
-    body = await read_message(context, request, OllamaEmbeddingRequest, unsupported={})
+    body = await read_body(context, request, OllamaEmbeddingRequest, unsupported={})
     context = await serving(context, body.model, request.state.record)
     check_keep_alive(body.keep_alive)
     options = PoolingOptions(truncate=_check_options(context, body.options))

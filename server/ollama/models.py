@@ -11,8 +11,8 @@ from starlette.responses import Response
 from ...errors import InvalidRequest
 from ..answers import find_format
 from ..context import ServerContext
-from ..json_body import read_message
 from .answers import timestamp
+from .body import read_body
 from .options import can_think
 from .prompts import find, tagged
 from .protocol import (
@@ -45,7 +45,7 @@ def _listed(context: ServerContext, loaded: bool) -> OllamaModel:
 
 async def show(context: ServerContext, request: Request) -> Response:
     """`/api/show`: one model."""
-    body = await read_message(context, request, OllamaShowRequest, unsupported=UNSUPPORTED_IN_SHOW)
+    body = await read_body(context, request, OllamaShowRequest, unsupported=UNSUPPORTED_IN_SHOW)
     name = body.model or body.name
     if not name:
         raise InvalidRequest("model is required", param="model", code="missing_parameter")

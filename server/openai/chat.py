@@ -129,12 +129,16 @@ async def prepare_chat(context: ServerContext, request: Request, body: ChatCompl
     tools = read_tools(body)
     prompt = await render_prompt(context, body, tools)
     answer_format = _answer_format(context, body, prompt, tools)
-    constraint = constrain(context, body, tools, answer_format, params.structured_outputs)
-    params = replace(params, structured_outputs=constraint)
-    if answer_format.needs_special_tokens:
-        params = replace(params, skip_special_tokens=False)
     (tokens,) = await encode(context, [prompt.text], add_special_tokens=body.add_special_tokens is True)
     tokens = truncate_prompt(tokens, params, context.engine.tokenizer, context.engine.max_model_len)
+    left = context.engine.max_model_len - len(tokens)
+    num_tokens = left if params.max_tokens is None else min(left, params.max_tokens)
+    constraint = constrain(context, body, tools, answer_format, params.structured_outputs, max(1, num_tokens))
+    params = replace(
+        params,
+        structured_outputs=constraint,
+        skip_special_tokens=params.skip_special_tokens and not answer_format.needs_special_tokens,
+    )
     job = Job(
         prompts=[tokens],
         params=[params],

@@ -1,6 +1,7 @@
 """What holds an answer to its form: the calls that a request demands, strict tools, a response format.
 
-The model may think first wherever its format lets it: thoughts are free, what follows them is not.
+The model may think first wherever its format lets it: thoughts are free, what follows them is not. A model
+that would think to the end of its tokens is stopped in time, or it would never answer in the form.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from .protocol import ChatCompletionRequest
 from .structured import given_fields, rename_param
 from .tools import Tools
 
+ROOM_FOR_FORM = 1024
+"""Tokens that are left for the form after the thoughts, or a quarter of all where that is less."""
+
 
 def constrain(
     context: ServerContext,
@@ -24,6 +28,7 @@ def constrain(
     tools: Tools,
     answer_format: AnswerFormat,
     form: StructuredOutputsParams | None,
+    num_tokens: int,
 ) -> StructuredOutputsParams | None:
     """What the sampler must keep to, in the model's own format.
 
@@ -33,12 +38,14 @@ def constrain(
         tools: What it says about tools.
         answer_format: How the answers are read.
         form: The form that it asks of the answer, if any.
+        num_tokens: How many tokens the answer may have, its thoughts included.
 
     Raises:
         InvalidRequest: If a form excludes the calls, or strict calls a message that goes on.
     """
     caller = answer_format.tools if tools.functions else None
-    grammar = _grammar(context, tools)
+    is_demanded = form is not None or tools.choice in ("required", "named")
+    grammar = _grammar(context, tools, _max_thoughts(num_tokens) if is_demanded else None)
     reasoning = _reasoning(grammar, answer_format)
     if caller is not None and tools.choice in ("required", "named"):
         if given := given_fields(body):
@@ -74,7 +81,16 @@ def name_fields(error: InvalidRequest, body: ChatCompletionRequest) -> None:
     rename_param(error, body)
 
 
-def _grammar(context: ServerContext, tools: Tools) -> CallGrammar:
+def _max_thoughts(num_tokens: int) -> int:
+    """Of an answer that must have a form: how many tokens it may think, so that there is room for the form.
+
+    There are few such numbers, as each makes a grammar of its own: the four leading bits count.
+    """
+    room = num_tokens - min(num_tokens // 4, ROOM_FOR_FORM)
+    return room >> max(0, room.bit_length() - 4) << max(0, room.bit_length() - 4)
+
+
+def _grammar(context: ServerContext, tools: Tools, max_thoughts: int | None) -> CallGrammar:
     functions = tools.functions
     if tools.choice == "auto":
         # Where nothing demands a call, only strict functions hold the model to their schemas.
@@ -83,7 +99,12 @@ def _grammar(context: ServerContext, tools: Tools) -> CallGrammar:
             for function in functions
         ]
     engine = context.engine
-    return CallGrammar(functions, engine.tokenizer.special_tokens.get, engine.model_config.eos_token_ids)
+    return CallGrammar(
+        functions,
+        engine.tokenizer.special_tokens.get,
+        engine.model_config.eos_token_ids,
+        max_thoughts,
+    )
 
 
 def _reasoning(grammar: CallGrammar, answer_format: AnswerFormat) -> Rules | None:

@@ -79,7 +79,9 @@ class Message(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     annotations: list[None] | None = None
     audio: None = None
     function_call: None = None
-    parsed: Any = None  # what the official client made of the content
+    # What clients make of an answer and put into it: OpenAI's own, and LiteLLM.
+    parsed: Any = None
+    provider_specific_fields: Any = None
     refusal: None = None
 
 

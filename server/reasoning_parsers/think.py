@@ -52,7 +52,7 @@ class ThinkParser(ReasoningParser):
         reasoning = r"thought /\n{0,2}/"
         if state == "possible":
             reasoning = f"({grammar.mark(OPEN)} {reasoning})?"
-        return {"reasoning": reasoning, **grammar.until("thought", CLOSE)}
+        return {"reasoning": reasoning, **grammar.thoughts_until("thought", CLOSE)}
 
     def push(self, piece: Piece) -> list[Reasoning | Piece]:
         if self._is_over:

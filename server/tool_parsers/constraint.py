@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, cast
 
 from .base import Function, Rules, ToolParser
 
@@ -17,6 +18,14 @@ from .base import Function, Rules, ToolParser
 _STYLE = {"whitespace_flexible": False, "key_separator": ": ", "item_separator": ", "}
 
 ANY_TEXT = "/(?s:.*)/"
+
+# Keywords of JSON schemas: those that put schemas together, that say which properties there may be besides,
+# and under which there are other schemas.
+_COMBINING = frozenset(("allOf", "if", "dependentSchemas", "unevaluatedProperties", "$dynamicRef"))
+_OPEN = frozenset(("additionalProperties", "patternProperties", "anyOf", "oneOf", "$ref"))
+_SCHEMAS = frozenset(("properties", "$defs", "definitions"))
+_SCHEMA = frozenset(("items",))
+_SCHEMA_LISTS = frozenset(("anyOf", "oneOf", "prefixItems"))
 
 
 class CallGrammar:
@@ -26,6 +35,7 @@ class CallGrammar:
         functions: What may be called.
         token_id: The id of a special token by its spelling, or None if it is none.
         eos_token_ids: The tokens that end an answer.
+        max_thoughts: The most tokens of thoughts before an answer that must have a form; None for no limit.
     """
 
     def __init__(
@@ -33,10 +43,12 @@ class CallGrammar:
         functions: Sequence[Function],
         token_id: Callable[[str], int | None],
         eos_token_ids: Collection[int] = (),
+        max_thoughts: int | None = None,
     ) -> None:
         self._functions = functions
         self._token_id = token_id
         self._eos_token_ids = eos_token_ids
+        self._max_thoughts = max_thoughts
 
     def mark(self, spelling: str) -> str:
         """The term for a mark: a token or, where the tokenizer has no such special token, a text."""
@@ -64,12 +76,28 @@ class CallGrammar:
         pattern = re.escape(spelling).replace("/", r"\/")
         return {f"{name}[lazy]": f"/{before}{pattern}/"}
 
+    def thoughts_until(self, name: str, spelling: str) -> Rules:
+        """The rule `name` for thoughts up to a mark, which must come when they are long enough."""
+        if self._max_thoughts is None:
+            return self.until(name, spelling)
+        limit = f"max_tokens={self._max_thoughts}"
+        if self.is_token(spelling):
+            return {name: f"{name}_words {self.mark(spelling)}", f"{name}_words[{limit}]": ANY_TEXT}
+        # The first of two lexemes that run out together is the one that counts. Without the second one, the
+        # first would run on over the mark.
+        ended = self.until(f"{name}_ended", spelling).popitem()[1]
+        return {
+            name: f"{name}_cut {self.mark(spelling)} | {name}_ended",
+            f"{name}_cut[{limit}]": ANY_TEXT,
+            f"{name}_ended[lazy, {limit}]": ended,
+        }
+
     def each(self, before: Callable[[str], str], after: str = "") -> str:
         """Alternatives, one per function: terms made of its name, its arguments, further terms."""
-        alternatives = (
-            f"{before(one.name)} %json {json.dumps({**one.parameters, 'x-guidance': _STYLE})} {after}".strip()
-            for one in self._functions
-        )
+        alternatives: list[str] = []
+        for one in self._functions:
+            schema = json.dumps({**_closed(one.parameters), "x-guidance": _STYLE})
+            alternatives.append(f"{before(one.name)} %json {schema} {after}".strip())
         return f"({' | '.join(alternatives)})"
 
     def each_object(self, key: str) -> str:
@@ -79,6 +107,42 @@ class CallGrammar:
             return quote(f'{{"name": {json.dumps(name)}, "{key}": ')
 
         return self.each(head, quote("}"))
+
+
+def _closed(parameters: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The schema of a function's arguments, in which objects have the properties that it names and no others.
+
+    By the letter, an object may have any others unless `additionalProperties` says no. Few who write tools
+    say so, and no function knows what to do with them. Schemas whose parts are taken together, of which
+    closing one would exclude the other, stay as they are.
+    """
+    if _uses_any(parameters, _COMBINING):
+        return parameters
+    return cast("Mapping[str, Any]", _close(parameters))
+
+
+def _uses_any(value: object, keys: Collection[str]) -> bool:
+    if isinstance(value, Mapping):
+        items = cast("Mapping[str, object]", value)
+        return any(key in keys or _uses_any(item, keys) for key, item in items.items())
+    return isinstance(value, list) and any(_uses_any(item, keys) for item in cast("list[object]", value))
+
+
+def _close(schema: object) -> object:
+    if not isinstance(schema, Mapping):
+        return schema
+    closed = dict(cast("Mapping[str, Any]", schema))
+    if "properties" in closed and not _OPEN.intersection(closed):
+        closed["additionalProperties"] = False
+    for key in _SCHEMAS.intersection(closed):
+        if isinstance(closed[key], Mapping):
+            closed[key] = {name: _close(item) for name, item in closed[key].items()}
+    for key in _SCHEMA.intersection(closed):
+        closed[key] = _close(closed[key])
+    for key in _SCHEMA_LISTS.intersection(closed):
+        if isinstance(closed[key], list):
+            closed[key] = [_close(item) for item in closed[key]]
+    return closed
 
 
 def quote(text: str) -> str:

@@ -41,9 +41,9 @@ def _end(grammar: CallGrammar, spelling: str) -> str:
 
 
 def _messages(grammar: CallGrammar) -> Rules:
-    """The rules `thoughts`, a message of the analysis channel, and `said`, the text of a message."""
-    thoughts = _message(grammar, "analysis", "said") + _next(grammar)
-    return {"thoughts": thoughts, **grammar.until("said", END)}
+    """The rules `thoughts`, a message of the analysis channel, and `thought`, its text up to its end."""
+    thoughts = _message(grammar, "analysis", "thought") + _next(grammar)
+    return {"thoughts": thoughts, **grammar.thoughts_until("thought", END)}
 
 
 def _call(grammar: CallGrammar) -> str:
@@ -75,6 +75,7 @@ class HarmonyParser(ToolParser):
         return {
             "answer": "(thoughts | preamble)* (final | call)",
             "preamble": _message(grammar, "commentary", "said") + _next(grammar),
+            **grammar.until("said", END),
             "final": _message(grammar, "final", text) + _end(grammar, RETURN),
             "call": _call(grammar),
             **_messages(grammar),

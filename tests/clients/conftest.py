@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from chain_models import HARMONY_PIECES, PIECES, write_chain, write_embedded
+from chain_models import EMBEDDED_TEMPLATE, HARMONY_PIECES, PIECES, write_chain, write_embedded
 
 from ..server.quire_process import QuireProcess
 
@@ -45,6 +45,16 @@ def caller(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     folder = tmp_path_factory.mktemp(request.param)
     write_embedded(folder / "model")
     process = start(folder, "--tool-call-parser", request.param, model=folder / "model")
+    yield process.url
+    process.stop()
+
+
+@pytest.fixture(scope="session")
+def rambler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a server whose model may think before it answers, and has not learnt to stop."""
+    folder = tmp_path_factory.mktemp("rambler")
+    write_embedded(folder / "model", EMBEDDED_TEMPLATE + "{# </think> #}")
+    process = start(folder, "--tool-call-parser", "hermes", model=folder / "model")
     yield process.url
     process.stop()
 

@@ -163,6 +163,22 @@ def test_thoughts_words_and_calls_in_harmony(harmonist: str) -> None:
     check_thoughts_words_and_calls(harmonist, strict=False)
 
 
+def test_thoughts_leave_room_for_what_must_follow(rambler: str) -> None:
+    """Arguments and forms are whole, though the model would think on, or write, to its last token."""
+    arguments: Any = {"model": "quire", "messages": HELLO, "temperature": 0}
+    open_schema = {"type": "object", "properties": {"city": {"type": "string", "maxLength": 20}}}
+    tool: Any = {"type": "function", "function": {"name": "get_weather", "parameters": open_schema}}
+    with connect(rambler) as client:
+        for choice in ("required", {"type": "function", "function": {"name": "get_weather"}}):
+            answer = client.chat.completions.create(
+                **arguments, tools=[tool], tool_choice=choice, parallel_tool_calls=False
+            ).choices[0]
+            (call,) = answer.message.tool_calls
+            assert set(json.loads(call.function.arguments)) <= {"city"}
+        (parsed,) = client.chat.completions.parse(**arguments, response_format=GetTime).choices
+        assert isinstance(parsed.message.parsed, GetTime)
+
+
 def test_a_form_that_the_model_thinks_about_first(thinker: str) -> None:
     """The thoughts are free, and the answer has the form."""
     with connect(thinker) as client:

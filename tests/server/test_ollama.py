@@ -305,6 +305,19 @@ async def test_failures_have_ollamas_shape(served: Served) -> None:
     assert (bad.status_code, list(bad.json())) == (400, ["error"])
 
 
+async def test_json_under_whatever_media_type(served: Served) -> None:
+    """curl calls it a form, and some clients call it nothing; pages of other sites may not."""
+    body = json.dumps({"model": "fake", "prompt": "hi", "stream": False})
+    for kind in ("application/x-www-form-urlencoded", "text/plain", None):
+        headers = {} if kind is None else {"content-type": kind}
+        answered = await served.client.post("/api/generate", content=body, headers=headers)
+        assert answered.status_code == 200, answered.text
+        for other in ({"origin": "http://elsewhere"}, {"origin": "null"}, {"sec-fetch-site": "cross-site"}):
+            refused = await served.client.post("/api/generate", content=body, headers=headers | other)
+            assert (refused.status_code, list(refused.json())) == (403, ["error"])
+    assert len(served.engine.seen) == 3
+
+
 async def test_other_routes(served: Served) -> None:
     root = await served.client.get("/")
     assert root.text == "Ollama is running"

@@ -141,6 +141,42 @@ def test_demanded_calls(name: str, special: bool, state: ReasoningState | None) 
         assert not takes(one[:-1]) or one.endswith(">")  # a mark at the end may be left out
 
 
+@pytest.mark.parametrize(
+    ("parameters", "arguments", "taken"),
+    [
+        ({"properties": {"a": {}}}, '{"a": 1}', True),
+        ({"properties": {"a": {}}}, '{"b": 1}', False),
+        ({"properties": {"a": {}}, "additionalProperties": True}, '{"b": 1}', True),
+        ({"properties": {"a": {}}, "patternProperties": {"^b$": {}}}, '{"b": 1}', True),
+        ({}, '{"b": 1}', True),
+        ({"properties": {"a": {"properties": {"b": {}}}}}, '{"a": {"b": 1}}', True),
+        ({"properties": {"a": {"properties": {"b": {}}}}}, '{"a": {"c": 1}}', False),
+        ({"properties": {"a": {"items": {"properties": {"b": {}}}}}}, '{"a": [{"c": 1}]}', False),
+        (
+            {"properties": {"a": {"enum": [{"properties": {}, "b": 1}]}}},
+            '{"a": {"properties": {}, "b": 1}}',
+            True,
+        ),
+        (
+            {"properties": {"a": {"$ref": "#/$defs/d"}}, "$defs": {"d": {"properties": {}}}},
+            '{"a": {"c": 1}}',
+            False,
+        ),
+        (
+            {"allOf": [{"properties": {"a": {"const": 1}}}, {"properties": {"b": {"const": 2}}}]},
+            '{"a": 1, "b": 2}',
+            True,
+        ),
+    ],
+)
+def test_arguments_that_no_parameter_names(parameters: dict, arguments: str, taken: bool) -> None:
+    vocabulary = vocabulary_for("hermes", special=True)
+    grammar = grammar_for(vocabulary, [Function("f", {"type": "object", **parameters})])
+    constraint = demanded_calls(grammar, TOOL_PARSERS["hermes"], many=False)
+    call = f'<tool_call>\n{{"name": "f", "arguments": {arguments}}}\n</tool_call>'
+    assert accepts(vocabulary, constraint, call) == taken
+
+
 WORDS = 'The <b> of {"a": 1}, [1] or <tool_cal, <|, [TOOL'
 BEFORE = {
     "hermes": WORDS,
@@ -240,6 +276,28 @@ def test_without_thoughts_or_marks_a_form_stands_alone() -> None:
     grammar = grammar_for(vocabulary)
     assert framed_form(grammar, None) is None
     assert framed_form(grammar, None, reasoning=ThinkParser.rules(grammar, "over")) is None
+
+
+@pytest.mark.parametrize("special", [True, False], ids=["tokens", "text"])
+@pytest.mark.parametrize("name", ["hermes", "harmony"])
+def test_thoughts_that_go_on_and_on_are_stopped(name: str, special: bool) -> None:
+    """What must follow them does, within the tokens that there are."""
+    vocabulary = vocabulary_for(name, special=special)
+    grammar = CallGrammar(FUNCTIONS, vocabulary.ids.get, [vocabulary.eos_token_id], max_thoughts=40)
+    parser = TOOL_PARSERS[name]
+    if name == "hermes":
+        reasoning = ThinkParser.rules(grammar, "possible")
+        begin, end = "<think>", "</think>"
+    else:
+        reasoning = None
+        begin, end = "<|channel|>analysis<|message|>", "<|end|><|start|>assistant"
+    constraint = demanded_calls(grammar, parser, many=False, reasoning=reasoning)
+    one = ANSWERS[name, special][0]
+    for thought in ("", "Hm.", "a" * 40, "a" * 20 + end[:3] + "b" * 17):
+        short = thought[: 40 - (0 if special else len(end))]
+        assert accepts(vocabulary, constraint, begin + short + end + one), thought
+        assert accepts(vocabulary, constraint, begin + thought + end + one), thought
+    assert not accepts(vocabulary, constraint, begin + "a" * 41 + end + one)
 
 
 def test_harmony_may_think_first() -> None:
