@@ -144,6 +144,7 @@ class ModelRegistry:
         self._entries: dict[tuple[str, str], Entry] = {}
         self._by_name: dict[str, list[Entry]] = {}  # the highest version first
         self._loading: set[tuple[str, str]] = set()
+        self._defaults: dict[str, str] = {}
 
     def declare(self, config: ClassicModelConfig, reason: str = "not loaded") -> None:
         """Lets a model be known before it is loaded; one that is known gets the settings of its next loading.
@@ -171,6 +172,8 @@ class ModelRegistry:
         if entry.model is not None or (name, version) in self._loading:
             raise InvalidRequest(f"version {version} of {name} is loaded; unload it first", param="model")
         del self._entries[name, version]
+        if self._defaults.get(name) == version:
+            del self._defaults[name]
 
     async def load(self, config: ClassicModelConfig) -> None:
         """Loads a model, or loads it anew: what was loaded serves until the new one is ready.
@@ -233,12 +236,14 @@ class ModelRegistry:
         await asyncio.gather(*(self._unload(entry, "unloaded") for entry in self._entries.values()))
 
     def get(self, name: str, version: str | None = None) -> ServedModel:
-        """The model to ask: the version, or the highest that is ready.
+        """The model to ask: the version, or the chosen one, or the highest that is ready.
 
         Raises:
             NotFound: There is no such model.
             Unavailable: It is not loaded.
         """
+        if version is None:
+            version = self._defaults.get(name)
         # Where none is ready, processes are being restarted: the request waits for them.
         found: Entry | None = None
         for entry in self._by_name.get(name, ()):
@@ -253,6 +258,19 @@ class ModelRegistry:
         entries = self._named(name, version)
         state = "being loaded" if entries[0].state == "loading" else f"unavailable: {entries[0].reason}"
         raise Unavailable(f"version {entries[0].version} of {name} is {state}")
+
+    def set_default(self, name: str, version: str) -> None:
+        """Has a version asked where none is named; until it is forgotten.
+
+        Raises:
+            NotFound: There is no such version.
+        """
+        self._named(name, version)
+        self._defaults[name] = version
+
+    def default_version(self, name: str) -> str | None:
+        """The version that was chosen by `set_default`, if one was."""
+        return self._defaults.get(name)
 
     def version_of(self, name: str, label: str) -> str:
         """The version that has a label; the highest, if there are several.

@@ -50,6 +50,8 @@ from .openai.scores import score_routes
 from .page import page_routes
 from .responses.routes import TYPES as RESPONSES_TYPES
 from .responses.routes import responses_routes
+from .sagemaker.multi_model import TYPES as MULTI_MODEL_TYPES
+from .sagemaker.multi_model import multi_model_routes
 from .sagemaker.routes import sagemaker_routes
 from .settings import ServerSettings
 from .tei.routes import TYPES as TEI_TYPES
@@ -88,6 +90,7 @@ TYPES = (
     *OIP_TYPES,
     *TOKEN_TYPES,
     *TORCHSERVE_TYPES,
+    *MULTI_MODEL_TYPES,
     *VERTEX_TYPES,
     *BENTOML_TYPES,
 )
@@ -168,6 +171,7 @@ def create_app(
         token_routes,
         torchserve_routes,
         sagemaker_routes,
+        multi_model_routes,
         vertex_routes,
     ):
         app.include_router(routes(context))

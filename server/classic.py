@@ -33,14 +33,16 @@ def plane(context: ServerContext, name: str) -> DataPlane:
     return context.classic
 
 
-def metadata(context: ServerContext, name: str, version: str | None = None) -> Metadata:
-    """A model's inputs and outputs.
+async def metadata(context: ServerContext, name: str, version: str | None = None) -> Metadata:
+    """A model's inputs and outputs; loads it, if it is one that is loaded when it is needed.
 
     Raises:
         NotFound: There is no such model.
         Unavailable: It is not loaded.
     """
-    return plane(context, name).metadata(name, version)
+    models = plane(context, name)
+    await models.ensure(name, version)
+    return models.metadata(name, version)
 
 
 def refuse_if_full(context: ServerContext, name: str, version: str | None) -> None:

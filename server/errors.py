@@ -53,6 +53,22 @@ class MethodNotAllowed(QuireError):
     default_code = "method_not_allowed"
 
 
+class Conflict(QuireError):
+    """What is to be made is there already."""
+
+    status = 409
+    type = "invalid_request_error"
+    default_code = "conflict"
+
+
+class OutOfMemory(QuireError):
+    """A model does not fit the memory beside those that are loaded."""
+
+    status = 507
+    type = "invalid_request_error"
+    default_code = "model_too_large"
+
+
 class ClientDisconnected(Exception):
     """The client has gone; there is nobody to answer."""
 

@@ -77,7 +77,7 @@ async def read_any(context: ServerContext, request: Request, parse: Callable[[by
 def check_any(headers: Mapping[bytes, bytes]) -> None:
     """Raises `UnsupportedMediaType` (415) or `PermissionDenied` (403) as `read_any` does."""
     if headers.get(b"content-type", b"").partition(b";")[0].strip().lower() != b"application/json":
-        _check_origin(headers)
+        check_origin(headers)
     encoding = headers.get(b"content-encoding", b"identity")
     if encoding.lower() != b"identity":
         raise _unsupported_encoding(encoding.decode("latin-1"))
@@ -137,14 +137,14 @@ def _check_media_type(request: Request) -> None:
     _check_encoding(request)
 
 
-def _check_origin(headers: Mapping[bytes, bytes]) -> None:
-    """Refuses what a page of another site makes a browser send, which is not asked for leave before."""
+def check_origin(headers: Mapping[bytes, bytes]) -> None:
+    """Raises `PermissionDenied` for what a page of another site makes a browser send unasked."""
     site = headers.get(b"sec-fetch-site", b"none")
     origin = headers.get(b"origin")
     if site not in (b"none", b"same-origin") or (
         origin is not None and origin.partition(b"://")[2] != headers.get(b"host")
     ):
-        raise PermissionDenied("pages of other sites may send JSON alone", code="cross_site")
+        raise PermissionDenied("pages of other sites may not send this", code="cross_site")
 
 
 def _check_encoding(request: Request) -> None:

@@ -27,6 +27,7 @@ REASONS = {
     429: "Too many requests wait, or the API key's limit is reached; Retry-After says when to come back",
     431: "The headers are too large, or too many",
     500: "The engine failed on this request",
+    507: "The model does not fit the memory",
     503: "The server is shutting down, or the engine is not ready",
 }
 EVERYWHERE = (401, 431)

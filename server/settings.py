@@ -57,6 +57,9 @@ class ServerSettings:
         reasoning_parser: How the model marks reasoning: a name in
             `reasoning_parsers.REASONING_PARSERS` or of a tool parser that reads it too, "auto", "none".
         vertex_health_route, vertex_predict_route: Paths that Vertex AI asks at, from its environment.
+        sagemaker_multi_model: Whether SageMaker loads and unloads models at `/models`, on this port.
+        model_store: The folder from which models are loaded by name over the admin API and by SageMaker;
+            None for none.
         trust_request_chat_template: Whether a request may bring a chat template: a program, if in
             a sandbox, that may run for long.
     """
@@ -86,6 +89,8 @@ class ServerSettings:
     reasoning_parser: str = "auto"
     vertex_health_route: str | None = None
     vertex_predict_route: str | None = None
+    sagemaker_multi_model: bool = False
+    model_store: Path | None = None
     trust_request_chat_template: bool = False
 
     def __post_init__(self) -> None:

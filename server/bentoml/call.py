@@ -19,7 +19,7 @@ async def call(context: ServerContext, request: Request, model: str) -> Response
     """Answers one request: one output alone, several by name; of an example what is the example's."""
     if media_type(request) != "application/json":
         raise UnsupportedMediaType("the inputs must be JSON, sent with Content-Type: application/json")
-    description = classic.metadata(context, model).description
+    description = (await classic.metadata(context, model)).description
 
     def read(body: bytes) -> tuple[dict[str, Array], bool]:
         return from_json(description, parse_json(body, context.settings) if body else {})

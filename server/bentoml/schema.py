@@ -25,7 +25,7 @@ def service_schema(context: ServerContext) -> dict[str, Any]:
     routes: list[dict[str, Any]] = []
     for name in classic.model_names(context):
         try:
-            found = classic.metadata(context, name)
+            found = classic.plane(context, name).metadata(name)
         except Unavailable:
             continue
         routes.append(

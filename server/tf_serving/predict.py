@@ -45,7 +45,7 @@ def _admit(request: HotRequest) -> None:
 async def _answer(request: HotRequest, verb: str) -> HotAnswer:
     context, target = request.context, Target.of_path(request.path)
     name, version = target.model, target.find_version(context)
-    description = classic.metadata(context, name, version).description
+    description = (await classic.metadata(context, name, version)).description
     request.record.model = name
     bodies, settings, body = _bodies(), context.settings, request.body
 

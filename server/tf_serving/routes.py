@@ -83,7 +83,7 @@ def tf_serving_routes(context: ServerContext) -> APIRouter:
         if more:
             router.add_api_route(
                 place,
-                _telling(context, status),
+                _telling(context, _status),
                 methods=["GET"],
                 **describe(
                     "The state of a version",
@@ -97,13 +97,18 @@ def tf_serving_routes(context: ServerContext) -> APIRouter:
 
 
 def _telling(
-    context: ServerContext, tell: Callable[[ServerContext, Target], msgspec.Struct]
+    context: ServerContext, tell: Callable[[ServerContext, Target], Awaitable[msgspec.Struct]]
 ) -> Callable[[Request], Awaitable[Response]]:
     async def answer(request: Request) -> Response:
-        return Response(msgspec.json.encode(tell(context, Target.of(request))), media_type="application/json")
+        told = await tell(context, Target.of(request))
+        return Response(msgspec.json.encode(told), media_type="application/json")
 
     return answer
 
 
 async def _explain(request: Request) -> Response:
     raise InvalidRequest("explanations are not offered; ask with :predict, :classify or :regress")
+
+
+async def _status(context: ServerContext, target: Target) -> msgspec.Struct:
+    return status(context, target)

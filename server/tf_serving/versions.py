@@ -100,9 +100,9 @@ def _version_status(version: str, state: str, reason: str) -> TfVersionStatus:
     )
 
 
-def metadata(context: ServerContext, target: Target) -> TfMetadata:
+async def metadata(context: ServerContext, target: Target) -> TfMetadata:
     """A model's inputs and outputs; raises as `status` does, and `Unavailable` if it is not loaded."""
-    found = classic.metadata(context, target.model, target.find_version(context))
+    found = await classic.metadata(context, target.model, target.find_version(context))
     signature = {
         "inputs": {spec.name: _tensor_info(spec) for spec in found.description.inputs},
         "outputs": {spec.name: _tensor_info(spec) for spec in found.description.outputs},

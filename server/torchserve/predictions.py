@@ -27,7 +27,7 @@ async def predict(context: ServerContext, request: Request, model: str, version:
     """Answers one request: with an example's outputs, or a list of them for a list of examples."""
     if request.query_params:
         raise InvalidRequest("the query is not read; send the inputs in the body", param="query")
-    description = classic.metadata(context, model, version).description
+    description = (await classic.metadata(context, model, version)).description
     kind = media_type(request)
 
     def read(body: bytes) -> _Read:

@@ -69,7 +69,7 @@ async def _compute(context: ServerContext, instances: list[Any], parameters: dic
     classic.plane(context, name)  # an absent model is no reason to load numpy
     from ..tensors import BYTES_PER_VALUE, from_rows, num_values, to_rows
 
-    description = classic.metadata(context, name).description
+    description = (await classic.metadata(context, name)).description
     inputs = await context.offload(
         BYTES_PER_VALUE * len(instances), lambda: from_rows(description, instances, "instances")
     )
