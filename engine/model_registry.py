@@ -211,12 +211,6 @@ class ModelRegistry:
         if old is not None:
             await old.close()
 
-    async def reload(self, name: str) -> None:
-        """Loads all versions of a model anew, as they were configured; raises NotFound, or as `load` does."""
-        for entry in reversed(self._named(name, None)):
-            if entry.config is not None:
-                await self.load(entry.config)
-
     async def unload(self, name: str, version: str | None = None) -> None:
         """Unloads a version, or all; the requests that were let in are answered first.
 

@@ -64,7 +64,7 @@ def _check_model(context: ServerContext, model: str, version: str | None) -> Non
     if model in context.language_models:
         if version not in (None, VERSION):
             raise NotFound(f"there is no version {version!r} of {model!r}, only {VERSION}", param="model")
-    elif context.classic is not None and any(each.name == model for each in context.classic.registry.index()):
+    elif any(each.kind == "classic" for each in context.manager.index(model)):
         raise InvalidRequest(
             f"{model} is no language model: ask it at /v2/models/{model}/infer", param="model"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from dataclasses import dataclass, field
 from types import ModuleType
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from ...errors import InvalidRequest
+from ...errors import InvalidRequest, Unavailable
 from .. import json_body, strict_json
 from ..context import ServerContext
 from ..errors import UnsupportedMediaType
@@ -66,7 +67,8 @@ def admit(request: HotRequest) -> None:
         raise InvalidRequest(
             f"{model} is a language model: ask it at /v2/models/{model}/generate", param="model"
         )
-    classic_models(context, model).refuse_if_full(model, version)
+    with contextlib.suppress(Unavailable):  # it may be loaded for the request
+        classic_models(context, model).refuse_if_full(model, version)
     check_media_type(request.headers)
 
 
@@ -115,18 +117,19 @@ async def infer(request: HotRequest) -> HotAnswer:
     model, version = model_of(request.path, PREFIX, SUFFIX)
     context = request.context
     models = classic_models(context, model)
-    metadata = models.metadata(model, version)
+    served = await models.ensure(model, version)
+    description = served.pool.description
     request.record.model = model
     body, header = request.body, request.headers.get(HEADER_LENGTH)
     if len(body) <= context.settings.inline_bytes:
-        ask = read_request(body, header, metadata.description, context.settings)
+        ask = read_request(body, header, description, context.settings)
     else:
         ask = await context.offload(
-            len(body), lambda: read_request(body, header, metadata.description, context.settings)
+            len(body), lambda: read_request(body, header, description, context.settings)
         )
     outputs = await models.infer(model, version, ask.arrays, ask.names, ask.parameters)
-    version = request.record.model_version or metadata.version
-    return await _answer(context, metadata.name, version, ask, outputs, metadata.description)
+    version = request.record.model_version or served.config.version
+    return await _answer(context, model, version, ask, outputs, description)
 
 
 def read_request(

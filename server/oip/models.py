@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ...models.classic.predictor import TensorSpec
 
 NANOSECONDS = 1e9
+STATES = {"ready": "READY", "loading": "LOADING"}
 EXTENSIONS = [
     "binary_tensor_data",
     "classification",
@@ -56,27 +57,24 @@ def is_ready(context: ServerContext) -> bool:
 
 
 def model_is_ready(context: ServerContext, model: str, version: str | None) -> bool:
-    """Whether a model can be asked; raises NotFound if there is none of the name."""
-    if is_language_model(context, model, version):
-        return not context.draining and context.language_models.get(model).engine.is_ready
-    models = classic_models(context, model)
-    named, chosen = models.resolve(model, version)
-    if not any(entry.name == named and chosen in (None, entry.version) for entry in models.registry.index()):
+    """Whether a model can be asked; raises NotFound if there is none of the name. Loads nothing."""
+    if not is_language_model(context, model, version) and context.classic is not None:
+        model, version = context.classic.resolve(model, version)
+    found = [each for each in context.manager.index(model) if version in (None, each.version)]
+    if not found:
         what = f"model {model!r}" if version is None else f"version {version!r} of a model {model!r}"
         raise NotFound(f"there is no {what}", param="model")
-    return not context.draining and models.ready(model, version)
+    return not context.draining and any(each.state == "ready" for each in found)
 
 
-def model_metadata(context: ServerContext, model: str, version: str | None) -> ModelMetadata:
+async def model_metadata(context: ServerContext, model: str, version: str | None) -> ModelMetadata:
     """Inputs and outputs of a model; raises NotFound or Unavailable."""
     if is_language_model(context, model, version):
         return ModelMetadata(model, [VERSION], "quire", [TEXT_INPUT], [TEXT_OUTPUT])
-    models = classic_models(context, model)
-    named, chosen = models.resolve(model, version)
-    served = models.registry.get(named, chosen)
+    served = await classic_models(context, model).ensure(model, version)
     versions = [version]
     if version is None:
-        versions = [entry.version for entry in models.registry.index() if entry.name == named]
+        versions = [each.version for each in context.manager.index(served.config.name)]
     description = served.pool.description
     return ModelMetadata(
         model,
@@ -99,7 +97,7 @@ def _tensor(spec: TensorSpec) -> TensorMetadata:
     return TensorMetadata(spec.name, spec.datatype, list(spec.shape))
 
 
-def model_config(context: ServerContext, model: str, version: str | None) -> dict[str, Any]:
+async def model_config(context: ServerContext, model: str, version: str | None) -> dict[str, Any]:
     """A model's configuration, as far as it has one, in Triton's words."""
     if is_language_model(context, model, version):
         return {
@@ -111,7 +109,7 @@ def model_config(context: ServerContext, model: str, version: str | None) -> dic
             "output": [{"name": "text_output", "data_type": "TYPE_STRING", "dims": [1]}],
             "model_transaction_policy": {"decoupled": True},
         }
-    served = classic_models(context, model).registry.get(model, version)
+    served = await classic_models(context, model).ensure(model, version)
     batching = served.batcher.config
     description = served.pool.description
     config: dict[str, Any] = {
@@ -163,6 +161,7 @@ def statistics(context: ServerContext, model: str | None = None, version: str | 
                 f"{model} is a language model: its statistics are in /metrics", param="model"
             )
         models = classic_models(context, model)
+        model, version = models.resolve(model, version)
         models.registry.get(model, version)
         entries = [
             entry
@@ -213,12 +212,7 @@ def _statistics(name: str, version: str, found: BatchStatistics) -> ModelStatist
 def index(context: ServerContext, *, only_ready: bool = False) -> list[IndexEntry]:
     """All models with their states."""
     found = [
-        IndexEntry(each.name, VERSION, "READY" if each.engine.is_ready else "UNAVAILABLE", "")
-        for each in context.language_models
+        IndexEntry(each.name, each.version, STATES.get(each.state, "UNAVAILABLE"), each.reason)
+        for each in context.manager.index()
     ]
-    if context.classic is not None:
-        found += [
-            IndexEntry(entry.name, entry.version, entry.state.upper(), entry.reason)
-            for entry in context.classic.registry.index()
-        ]
     return [entry for entry in found if entry.state == "READY" or not only_ready]

@@ -1,10 +1,9 @@
-"""Triton's model repository extension: loading and unloading classic models that the server knows."""
+"""Triton's model repository extension: loading and unloading models that the server knows."""
 
 from __future__ import annotations
 
 from ...errors import InvalidRequest
 from ..context import ServerContext
-from .names import classic_models, is_language_model
 from .protocol import RepositoryBody
 
 
@@ -19,8 +18,7 @@ async def load(context: ServerContext, model: str, body: RepositoryBody) -> None
             "server's owner",
             param="parameters",
         )
-    _check(context, model)
-    await classic_models(context, model).registry.reload(model)
+    await context.manager.load(model)
 
 
 async def unload(context: ServerContext, model: str, body: RepositoryBody) -> None:
@@ -31,10 +29,4 @@ async def unload(context: ServerContext, model: str, body: RepositoryBody) -> No
         raise InvalidRequest(
             "unload takes one parameter, unload_dependents: true or false", param="parameters"
         )
-    _check(context, model)
-    await classic_models(context, model).registry.unload(model)
-
-
-def _check(context: ServerContext, model: str) -> None:
-    if is_language_model(context, model, None):
-        raise InvalidRequest(f"{model} is loaded as long as the server runs", param="model")
+    await context.manager.unload(model)

@@ -126,7 +126,7 @@ def _add_models(router: APIRouter, context: ServerContext) -> None:
 
     @get("", "A model's inputs and outputs", ModelMetadata)
     async def metadata(request: Request) -> Response:
-        return _json(models.model_metadata(context, *_named(request)))
+        return _json(await models.model_metadata(context, *_named(request)))
 
     @get("/ready", "Whether a model can be asked", ModelReady)
     async def ready(request: Request) -> Response:
@@ -136,7 +136,7 @@ def _add_models(router: APIRouter, context: ServerContext) -> None:
 
     @get("/config", "A model's configuration, in Triton's words", ModelMetadata)
     async def config(request: Request) -> Response:
-        return _json(models.model_config(context, *_named(request)))
+        return _json(await models.model_config(context, *_named(request)))
 
     @get("/stats", "What has been asked of a model", Statistics)
     async def stats(request: Request) -> Response:
