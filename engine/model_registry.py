@@ -153,11 +153,11 @@ class ModelRegistry:
             config: The model.
             reason: Why it cannot be asked.
         """
-        key = config.name, config.version
-        entry = self._entries.get(key)
-        if entry is None:
-            self._entries[key] = Entry(*key, state="unavailable", reason=reason, config=config)
-        elif entry.model is None:
+        is_new = (config.name, config.version) not in self._entries
+        entry = self._entry(config.name, config.version)
+        if is_new:
+            entry.state, entry.reason = "unavailable", reason
+        if entry.model is None:
             entry.config = config
 
     def forget(self, name: str, version: str) -> None:
@@ -172,6 +172,9 @@ class ModelRegistry:
         if entry.model is not None or (name, version) in self._loading:
             raise InvalidRequest(f"version {version} of {name} is loaded; unload it first", param="model")
         del self._entries[name, version]
+        self._by_name[name].remove(entry)
+        if not self._by_name[name]:
+            del self._by_name[name]
         if self._defaults.get(name) == version:
             del self._defaults[name]
 
