@@ -1,6 +1,7 @@
 // Wires the page: the key, the models, the two views.
 
 import { Chat } from "./chat.js";
+import { DeploymentsView } from "./deployments.js";
 import { LiveView } from "./live.js";
 import { request } from "./sse.js";
 
@@ -15,6 +16,7 @@ function element(id) {
 const chat = new Chat(element);
 const live = new LiveView(element);
 const key = () => sessionStorage.getItem(KEY);
+new DeploymentsView(element, key);
 
 function setConnection(text, good) {
   const status = element("connection");

@@ -10,7 +10,7 @@ const source = (name) => readFileSync(folder + name, "utf8");
 const encode = (text) => `data:text/javascript,${encodeURIComponent(text)}`;
 // Loaded from their text: without a package.json, node takes a .js file for CommonJS.
 const urls = {};
-for (const name of ["sse.js", "markdown.js", "pages.js", "chat.js", "live.js"]) {
+for (const name of ["sse.js", "markdown.js", "pages.js", "chat.js", "live.js", "deployments.js"]) {
   urls[name] = encode(source(name).replace(/from "\.\/([^"]+)"/g, (_, other) => `from "${urls[other]}"`));
 }
 const { EventParser } = await import(urls["sse.js"]);
@@ -18,6 +18,7 @@ const { blocks, inline } = await import(urls["markdown.js"]);
 const { PageMap, layout } = await import(urls["pages.js"]);
 const { requestBody, summary } = await import(urls["chat.js"]);
 const { Rates, milliseconds } = await import(urls["live.js"]);
+const { cells, standing } = await import(urls["deployments.js"]);
 
 const text = (parts) => parts.map((part) => (typeof part === "string" ? part : text(part.children))).join("");
 
@@ -104,4 +105,21 @@ test("rates and figures", () => {
   assert.equal(milliseconds(1.5), "1,500");
   assert.equal(summary({ completion_tokens: 20 }, "length", 2), "20 tokens in 2.0 s, 10.0 per second; cut off at max tokens");
   assert.equal(summary(null, null, 2), "stopped");
+});
+
+test("a deployment is told in a few words", () => {
+  const canary = { phase: "rolled_back", percent: 0, reason: "it is slower" };
+  for (const [type, state, words] of [
+    ["canary", canary, "rolled back, 0%: it is slower"],
+    ["canary", { phase: "running", percent: 5.000000001, reason: null }, "running, 5%"],
+    ["blue-green", { active: "new" }, "new is active"],
+    ["shadow", { shadow: "b", live: "a", agreement: null }, "b in the shadow of a"],
+    ["shadow", { shadow: "b", live: "a", agreement: 0.985, compared: 200 }, "b in the shadow of a: 99% of 200 answers agree"],
+    ["bandit", { pinned: null, arms: { a: { mean: 0.5 }, b: { mean: 0.6 } } }, "b seems best"],
+    ["bandit", { pinned: "a", arms: { a: { mean: 0.5 }, b: { mean: 0.6 } } }, "a has all"],
+  ]) assert.equal(standing({ strategy: { type }, state }), words);
+  const version = {
+    id: "new", share: 0.01, pending: 2, requests: { succeeded: 7, failed: 1, hung: 1, void: 5 }, mean_seconds: 0.0123, mean_score: null,
+  };
+  assert.deepEqual(cells(version), ["new", "1.0%", "2", "7", "2", "12.3 ms", "–"]);
 });

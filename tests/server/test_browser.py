@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from quire.server.keys import ApiKey
 from quire.server.settings import ServerSettings
 
 from .conftest import serve_on_port, until
@@ -51,7 +52,7 @@ async def browser_page(url: str, **options: Any) -> AsyncIterator[Any]:
         await browser.close()
     assert strangers == []
     # The browser itself logs answers like 401; those are what the page is for.
-    assert [text for text in complaints if "status of 401" not in text] == []
+    assert [text for text in complaints if "status of 401" not in text and "status of 403" not in text] == []
 
 
 async def picture(tab: Any, name: str) -> None:
@@ -125,3 +126,37 @@ async def test_a_phone_and_a_hundred_thousand_pages() -> None:
         await shows(tab, "#count-free", "100,000")
         assert await tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
         await picture(tab, "phone")
+
+
+async def test_deployments_are_seen_and_steered_with_the_admin_key() -> None:
+    settings = ServerSettings(api_keys=(ApiKey("alice", "k-alice"), ApiKey("admin", "k-admin")))
+    async with (
+        serve_on_port(settings=settings) as (served, _),
+        browser_page(str(served.client.base_url)) as tab,
+    ):
+        served.context.language_models.add("next", FakeEngine(name="next"))
+        canary = {"type": "canary", "steps": [5, 25, 100]}
+        spec = {"name": "chat", "versions": [served.context.model_name, "next"], "strategy": canary}
+        made = await served.client.post(
+            "/admin/deployments", json=spec, headers={"authorization": "Bearer k-admin"}
+        )
+        assert made.status_code == 200, made.text
+        await tab.fill("#key", "k-alice")
+        await tab.keyboard.press("Enter")
+        await shows(tab, "#connection", "connected")
+        await tab.click("#deployments-panel summary")
+        await shows(tab, "#deployments-text", "need the admin key")
+        await tab.fill("#admin-key", "k-admin")
+        await tab.keyboard.press("Enter")
+        await shows(tab, "#deployments article", "running, 5%")
+        await shows(tab, "#decisions", "created (admin)")
+        tab.on("dialog", lambda dialog: dialog.accept())
+        await tab.get_by_role("button", name="promote").click()
+        await shows(tab, "#deployments article", "running, 25%")
+        await tab.get_by_role("button", name="rollback").click()
+        await shows(tab, "#deployments article", "rolled back, 0%")
+        await shows(tab, "#decisions", "from the web page")
+        assert await tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        await tab.locator("#deployments-panel").scroll_into_view_if_needed()
+        await picture(tab, "deployments")
+        served.context.deployments.close()
