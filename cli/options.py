@@ -206,6 +206,7 @@ SERVER = Group(
         "tool_call_parser": f"How the model writes calls: auto, none, {', '.join(TOOL_PARSERS)}.",
         "reasoning_parser": "How the model marks reasoning: auto, none, "
         f"{', '.join((*REASONING_PARSERS, *WITH_TOOLS))}.",
+        "deployments_file": "Keeps deployments and their audit log over restarts; by default, memory does.",
         "trust_request_chat_template": "Let requests bring chat templates of their own.",
     },
     flags={

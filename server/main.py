@@ -11,6 +11,7 @@ import logging
 import socket
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from ..engine.async_engine import AsyncEngine
 from ..engine.config import EngineConfig
@@ -21,6 +22,9 @@ from . import logs
 from .config.plan import ServerPlan
 from .memory import return_large_blocks
 from .settings import ServerSettings, check_bind_address, read_api_keys
+
+if TYPE_CHECKING:
+    from .deployments.manager import Deployments
 
 logger = logging.getLogger("quire.server")
 
@@ -102,20 +106,28 @@ async def _start_engine(config: EngineConfig) -> AsyncEngine:
 
 async def _serve(plan: ServerPlan, listening: socket.socket) -> None:
     manager = ModelManager(memory_budget=plan.memory_budget, start_engine=_start_engine)
+    for spec in plan.models:
+        manager.declare(spec)
+    deployments: Deployments | None = None
+    if plan.deployments or plan.settings.deployments_file is not None:
+        from .config.deployments import open_deployments  # late: with a good part of what serves HTTP
+
+        deployments = open_deployments(plan, manager)
     try:
-        for spec in plan.models:
-            manager.declare(spec)
         await manager.start()
         from .app import create_app
         from .draining import DrainingServer
 
-        app = create_app({}, plan.settings, manager=manager)
+        app = create_app({}, plan.settings, deployments=deployments, manager=manager)
         app.state.context.language_models.default_name = plan.first_language_model
         server = DrainingServer(app, plan.settings)
+        app.state.context.deployments.start()
         names = ", ".join(dict.fromkeys(spec.name for spec in plan.models))
         logger.info("quire serves %s on %s", names, _url(listening))
         await server.serve(sockets=[listening])
     finally:
+        if deployments is not None:
+            deployments.close()
         await manager.close()
 
 

@@ -60,6 +60,8 @@ class ServerSettings:
         sagemaker_multi_model: Whether SageMaker loads and unloads models at `/models`, on this port.
         model_store: The folder from which models are loaded by name over the admin API and by SageMaker;
             None for none.
+        deployments_file: Keeps the deployments, how far they have come and their audit log; None keeps
+            them in memory. One server has a file.
         trust_request_chat_template: Whether a request may bring a chat template: a program, if in
             a sandbox, that may run for long.
     """
@@ -92,6 +94,7 @@ class ServerSettings:
     sagemaker_multi_model: bool = False
     model_store: Path | None = None
     trust_request_chat_template: bool = False
+    deployments_file: Path | None = None
 
     def __post_init__(self) -> None:
         for name in self.__slots__:

@@ -15,7 +15,14 @@
     [models.dynamic_batching]
     max_queue_delay_microseconds = 500
 
-Paths are relative to the file. What a table may hold is read off the settings objects themselves.
+    [[deployments]]              # an endpoint that brings versions to traffic: see server/deployments/spec.py
+    name = "flowers"
+    versions = ["iris@1", "iris@2"]
+    strategy = { type = "canary", steps = [5, 50, 100] }
+
+How far deployments have come is kept beside the file, under its name with the suffix .sqlite, unless
+`deployments_file` names another. Paths are relative to the file. What a table may hold is read off the
+settings objects themselves.
 """
 
 from __future__ import annotations
@@ -95,7 +102,12 @@ def read_config(path: Path) -> ServerPlan:
     plan: dict[str, Any] = given(table, *LISTENING)
     if table.memory_budget is not msgspec.UNSET:
         plan["memory_budget"] = read_bytes(table.memory_budget, f"{where}: memory_budget")
-    plan["settings"] = make(where, ServerSettings, settings | given(table, *names))
+    settings |= given(table, *names)
+    if (kept := settings.get("deployments_file")) is not None:
+        settings["deployments_file"] = folder / kept
+    elif file.deployments:
+        settings["deployments_file"] = path.with_suffix(".sqlite")
+    plan["settings"] = make(where, ServerSettings, settings)
     plan["models"] = tuple(
         _read_model(model, folder, _place(path, number, model)) for number, model in enumerate(file.models, 1)
     )

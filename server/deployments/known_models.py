@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
+from ...engine.model_manager import ModelManager
 from ...errors import InvalidRequest
-from ..context import ServerContext
 from .spec import DeploymentSpec
 
 
-def check_models(context: ServerContext, spec: DeploymentSpec) -> None:
-    """Raises `InvalidRequest` unless all versions are language models, or all are classic ones."""
-    language = {model.name for model in context.language_models}
-    classic: dict[str, set[str]] = {}
-    if context.classic is not None:
-        for entry in context.classic.registry.index():
-            classic.setdefault(entry.name, set()).add(entry.version)
-    kinds: set[bool] = set()
+def check_models(manager: ModelManager, spec: DeploymentSpec) -> None:
+    """Raises `InvalidRequest` unless all versions are language models of the server, or all are classic ones.
+
+    They need not be loaded.
+    """
+    versions: dict[str, set[str]] = {}
+    kind_of: dict[str, str] = {}
+    for status in manager.index():
+        versions.setdefault(status.name, set()).add(status.version)
+        kind_of[status.name] = status.kind
     for version in spec.versions:
-        if version.model in classic and version.version in (None, *classic[version.model]):
-            kinds.add(False)
-        elif version.model in language and version.version is None:
-            kinds.add(True)
-        else:
-            here = sorted({*language, *classic})
+        if version.model not in versions:
+            here = ", ".join(sorted(versions))
             raise InvalidRequest(
-                f"version {version.id}: this server has no such model; it has {', '.join(here)}",
+                f"there is no model {version.model[:200]!r} here, only {here}", param="versions"
+            )
+        if version.version not in (None, *versions[version.model]):
+            raise InvalidRequest(
+                f"the model {version.model} has no version {version.version!r}, only "
+                f"{', '.join(sorted(versions[version.model]))}",
                 param="versions",
             )
-    if len(kinds) > 1:
+    if len({kind_of[version.model] for version in spec.versions}) > 1:
         raise InvalidRequest("versions must be all language models, or all classic ones", param="versions")

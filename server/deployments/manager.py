@@ -150,6 +150,8 @@ class Deployments:
             raise InvalidRequest(f"a server has at most {MOST_DEPLOYMENTS} deployments", param="name")
         deployment = self._all[spec.name] = Deployment(spec, self._clock, self._rng)
         self._origins[spec.name] = origin
+        if isinstance(self.store, MemoryStore):
+            logger.warning("the deployment %s ends with the server: no deployments_file keeps it", spec.name)
         self._note(deployment.name, who, "created", why, {"spec": msgspec.to_builtins(spec)})
         self._changed(deployment)
         return deployment

@@ -154,7 +154,7 @@ def _spec(context: ServerContext, body: DeploymentBody, name: str | None) -> Dep
     """A checked spec, whose models there are."""
     value = {"versions": body.versions, "strategy": body.strategy, "sticky": body.sticky}
     spec = read_spec(value if name is None else value | {"name": name})
-    check_models(context, spec)
+    check_models(context.manager, spec)
     return spec
 
 

@@ -134,7 +134,7 @@ async def test_deployments_are_seen_and_steered_with_the_admin_key() -> None:
         serve_on_port(settings=settings) as (served, _),
         browser_page(str(served.client.base_url)) as tab,
     ):
-        served.context.language_models.add("next", FakeEngine(name="next"))
+        served.context.manager.adopt_engine("next", FakeEngine(name="next"))
         canary = {"type": "canary", "steps": [5, 25, 100]}
         spec = {"name": "chat", "versions": [served.context.model_name, "next"], "strategy": canary}
         made = await served.client.post(
