@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import gc
 import json
 import os
 import re
@@ -109,6 +110,8 @@ async def serve_model(listening: socket.socket, path: Path, max_queue_size: int)
     await registry.load(ClassicModelConfig(name="trees", workers=WorkerConfig(path=path), batching=batching))
     settings = ServerSettings()
     app = create_app({}, settings, DataPlane(registry))
+    gc.collect()
+    gc.freeze()
     await DrainingServer(app, settings).serve(sockets=[listening])
     await registry.close()
 

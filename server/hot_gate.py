@@ -13,6 +13,7 @@ from .context import RequestRecord, ServerContext
 from .errors import ClientDisconnected, error_answer
 from .gate import STATUS_CLIENT_GONE, RequestGate, extra_headers, log_request
 from .hot import HotAnswer, HotRequest, HotRoute, read_whole
+from .http_protocol import ANSWER_EXTENSION
 from .rate_limits import KeyLimits
 
 logger = logging.getLogger("quire.server")
@@ -49,7 +50,7 @@ class HotGate(RequestGate):
                 if not isinstance(error, QuireError):
                     logger.exception("request %s failed", record.internal_id)
                 answer = HotAnswer(*error_answer(error, route.write_error))
-            await self._send_whole(answer, record, send)
+            await self._send_whole(answer, record, scope, send)
         finally:
             state.num_in_flight -= 1
             if entered:
@@ -71,10 +72,13 @@ class HotGate(RequestGate):
         request.body = await read_whole(self.context, request.headers, receive)
         return await route.handle(request)
 
-    async def _send_whole(self, answer: HotAnswer, record: RequestRecord, send: Send) -> None:
+    async def _send_whole(self, answer: HotAnswer, record: RequestRecord, scope: Scope, send: Send) -> None:
         status, headers, body = answer
         record.status = status
         headers = [*headers, (b"content-length", b"%d" % len(body)), *extra_headers(record, self.context)]
+        at_once = scope.get("extensions", {}).get(ANSWER_EXTENSION)
+        if at_once is not None and not self.context.state.draining and at_once(status, headers, body):
+            return
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 

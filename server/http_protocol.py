@@ -7,15 +7,20 @@ never come, are met here. The application's gate checks those that did come.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from ..errors import InvalidRequest, QuireError, RequestTimeout
 from .errors import HeadersTooLarge, error_body
 from .settings import ServerSettings
+
+ANSWER_EXTENSION = "quire.answer"
+"""In a scope's extensions: `(status, headers, body) -> bool` sends a whole answer, or says that it cannot."""
 
 LINGER_SECONDS = 1.0  # a close with unread bytes resets the connection and takes the answer with it
 
@@ -57,6 +62,8 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             return
         super().data_received(data)
         if self._in_headers and not self._refused:
+            if self._header_timer is None:  # most headers come in one piece, and need no clock
+                self._start_header_timer()
             self._num_header_bytes += len(data)
             if self._num_header_bytes > self.settings.max_header_bytes:
                 self._refuse(
@@ -68,8 +75,6 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         super().on_message_begin()
         self._in_headers = True
         self._num_header_bytes = 0
-        if self._header_timer is None:
-            self._start_header_timer()
 
     def on_headers_complete(self) -> None:
         """From here on the application is responsible."""
@@ -77,6 +82,8 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._in_body = True
         self._stop_header_timer()
         super().on_headers_complete()
+        # For answers that are complete at once: one write instead of two, and no look at single headers.
+        self.scope["extensions"] = {ANSWER_EXTENSION: partial(_answer, self.cycle)}  # type: ignore[typeddict-item]
 
     def on_message_complete(self) -> None:
         """The body is complete; if it was refused long ago, the connection is idle from here on."""
@@ -137,6 +144,28 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         )
         self._refused = True
         self.loop.call_later(LINGER_SECONDS, self.transport.close)
+
+
+def _answer(
+    cycle: RequestResponseCycle, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes
+) -> bool:
+    """What `cycle.send` does with the two messages of a whole answer whose length is among the headers."""
+    if cycle.flow.write_paused or cycle.disconnected or cycle.response_started:
+        return False
+    lines = [b"%b: %b\r\n" % header for header in headers]
+    if not cycle.keep_alive:
+        lines.append(b"connection: close\r\n")
+    head = b"".join(lines)
+    if head.count(b"\n") != len(lines) or head.count(b"\r") != len(lines):
+        raise RuntimeError("a header holds the end of a line")
+    cycle.waiting_for_100_continue = False
+    cycle.response_started = cycle.response_complete = True
+    cycle.transport.write(b"".join((STATUS_LINE[status], head, b"\r\n", body)))
+    cycle.message_event.set()
+    if not cycle.keep_alive:
+        cycle.transport.close()
+    cycle.on_response()
+    return True
 
 
 def limited_protocol(settings: ServerSettings) -> type[LimitedHttpProtocol]:

@@ -6,6 +6,7 @@ The engine's process starts first, as it takes longest; what serves HTTP is impo
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib
 import logging
 import socket
@@ -123,6 +124,9 @@ async def _serve(plan: ServerPlan, listening: socket.socket) -> None:
         server = DrainingServer(app, plan.settings)
         app.state.context.deployments.start()
         names = ", ".join(dict.fromkeys(spec.name for spec in plan.models))
+        # What is there now stays: the collector need not look at it again and again.
+        gc.collect()
+        gc.freeze()
         logger.info("quire serves %s on %s", names, _url(listening))
         await server.serve(sockets=[listening])
     finally:
