@@ -38,6 +38,15 @@ def serve(
     config_file: Annotated[
         Path | None, typer.Option("--config", help="A quire.toml: the server and all its models.")
     ] = None,
+    admin_port: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=65535,
+            help="Port for the admin routes, which are then on no other; 0 for any.",
+        ),
+    ] = None,
+    admin_host: Annotated[str, typer.Option(help="Address of the admin port.")] = "127.0.0.1",
     api_key_file: Annotated[
         Path | None, typer.Option(help="A file of API keys with their limits, one on each line.")
     ] = None,
@@ -65,8 +74,9 @@ def serve(
         models = list(_models(given, config, config_file))
         plan = _read_config(config_file, given)
         if plan is None:
-            plan = ServerPlan(models=(), settings=settings, host=host, port=port)
-        changes: dict[str, Any] = {name: context.params[name] for name in ("host", "port") if name in given}
+            plan = ServerPlan(models=(), settings=settings)
+        values = {"host": host, "port": port, "admin_host": admin_host, "admin_port": admin_port}
+        changes: dict[str, Any] = {name: value for name, value in values.items() if name in given}
         limits = {name: getattr(settings, name) for name in SERVER.help if name in given}
         if api_key_file is not None or config_file is None:
             limits["api_keys"] = read_api_keys(api_key_file)

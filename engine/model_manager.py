@@ -217,6 +217,15 @@ class ModelManager:
         self._adopt()
         return any(model.spec.name == name for model in self._models.values())
 
+    def engines_on_demand(self) -> list[tuple[str, EngineConfig]]:
+        """The language models that are not loaded, and would be for a request."""
+        return [
+            (model.spec.name, model.spec.config)
+            for model in self._models.values()
+            if isinstance(model.spec.config, EngineConfig)
+            if model.engine is None and model.loads_on_demand
+        ]
+
     def index(self, name: str | None = None) -> list[ModelStatus]:
         """The states of all versions of all models, or of one; empty if there is none."""
         self._adopt()

@@ -12,6 +12,8 @@ from .. import __version__
 from ..engine.model_manager import ModelManager
 from ..errors import QuireError
 from . import openapi
+from .admin.models import TYPES as ADMIN_MODEL_TYPES
+from .admin.models import admin_model_routes
 from .anthropic.routes import TYPES as ANTHROPIC_TYPES
 from .anthropic.routes import anthropic_routes
 from .bentoml.routes import TYPES as BENTOML_TYPES
@@ -75,6 +77,7 @@ TYPES = (
     *HEALTH_TYPES,
     *LIVE_TYPES,
     *DEPLOYMENT_TYPES,
+    *ADMIN_MODEL_TYPES,
     *OPENAI_TYPES,
     *EMBEDDING_TYPES,
     *POOLING_TYPES,
@@ -148,6 +151,7 @@ def create_app(
     app.state.context = context
     app.add_exception_handler(QuireError, answer_quire_error)
     app.add_exception_handler(HTTPException, answer_http_exception)
+    app.add_middleware(context.admin.beside)
     app.add_middleware(DeployedApp, context=context)
     app.open_hot_routes(context)
     app.add_middleware(RequestGate, context=context)  # outside of all others
@@ -155,6 +159,7 @@ def create_app(
         health_routes,
         live_routes,
         deployment_routes,
+        admin_model_routes,
         tf_serving_routes,  # before OpenAI's: the names of its models may hold slashes
         openai_routes,
         embedding_routes,

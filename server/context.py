@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import anyio.to_thread
 
+from .admin.port import AdminPort
 from .deployments.manager import Deployments
 from .deployments.routing import find_version
 from .errors import ErrorWriter, write_error
@@ -45,6 +46,7 @@ class ServerState:
     num_body_bytes: int = 0  # in bodies that are being read or parsed
     paths: PathRules = field(default_factory=PathRules)
     hot: HotRoutes = field(default_factory=HotRoutes)
+    admin: AdminPort = field(default_factory=AdminPort)
     deployments: Deployments = field(default_factory=Deployments)
 
 
@@ -158,6 +160,11 @@ class ServerContext:
     def paths(self) -> PathRules:
         """What dialects say of their paths."""
         return self.state.paths
+
+    @property
+    def admin(self) -> AdminPort:
+        """The admin port, for routes that are on no other."""
+        return self.state.admin
 
     @property
     def hot(self) -> HotRoutes:

@@ -11,6 +11,7 @@ from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from .context import ServerContext
 from .http_protocol import limited_protocol
@@ -22,23 +23,39 @@ logger = logging.getLogger("quire.server")
 FLUSH_SECONDS = 2  # for answers that are complete but not yet taken by their clients
 
 
+def _server_config(app: ASGIApp, settings: ServerSettings) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http=limited_protocol(settings),
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=settings.keep_alive_timeout,
+        timeout_graceful_shutdown=FLUSH_SECONDS,
+    )
+
+
+class AdminServer(uvicorn.Server):
+    """uvicorn on the admin port; it ends when its owner says so, and leaves signals to the other one."""
+
+    def __init__(self, app: FastAPI, settings: ServerSettings) -> None:
+        context: ServerContext = app.state.context
+        super().__init__(_server_config(context.admin.entrance(app), settings))
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None]:
+        """Captures none."""
+        yield
+
+
 class DrainingServer(uvicorn.Server):
     """uvicorn that, on a signal, keeps listening until the requests that run have ended."""
 
     def __init__(self, app: FastAPI, settings: ServerSettings) -> None:
-        config = uvicorn.Config(
-            app,
-            http=limited_protocol(settings),
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            timeout_keep_alive=settings.keep_alive_timeout,
-            timeout_graceful_shutdown=FLUSH_SECONDS,
-        )
-        super().__init__(config)
+        super().__init__(_server_config(app, settings))
         self.context: ServerContext = app.state.context
         self._deadline: float | None = None
         self._loop_watch = LoopWatch(self.context.metrics)

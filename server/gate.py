@@ -18,12 +18,14 @@ from itertools import chain, count
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..errors import Draining, InvalidRequest, PermissionDenied, QuireError
+from .admin.port import MOVED, is_on_admin_port
 from .context import RequestRecord, ServerContext
 from .deployments.caller import Caller, current
 from .errors import (
     ClientDisconnected,
     ErrorWriter,
     HeadersTooLarge,
+    RouteNotFound,
     Unauthenticated,
     error_response,
 )
@@ -111,15 +113,35 @@ class RequestGate:
         if (request_id := given.get(b"x-request-id")) is not None:
             record.request_id = check_request_id(request_id.decode("latin-1"), "X-Request-Id")
         path: bytes = scope["raw_path"]
+        is_admin = self._is_admin(scope)
         if self._keys and path not in self.context.paths.probes and not is_page(scope, given):
-            self._authorize(scope, given, record)
+            self._authorize(given, record, is_admin=is_admin, scope=scope)
         if self.context.draining and not self._is_routine(path):
             raise Draining("the server is shutting down and takes no new requests", code="draining")
         if len(self.context.deployments):
             current.set(Caller(given, record))
         return given
 
-    def _authorize(self, scope: Scope, headers: dict[bytes, bytes], record: RequestRecord) -> None:
+    def _is_admin(self, scope: Scope) -> bool:
+        """Whether a request needs the admin key; raises `RouteNotFound` if it came by the wrong port."""
+        context, shown = self.context, f"{scope['method']} {scope['path']!r}"
+        if is_on_admin_port(scope):
+            if context.admin.has(scope) or context.paths.is_admin(scope["method"], scope["path"]):
+                return True
+            if not self._is_routine(scope["raw_path"]):
+                raise RouteNotFound(f"{shown}: the admin port has no such path", code="route_not_found")
+            return False
+        # Without keys there is nothing to open, and most requests need not be looked at so closely.
+        if not (self._keys or context.admin.is_apart):
+            return False
+        is_admin = context.paths.is_admin(scope["method"], scope["path"])
+        if is_admin and context.admin.is_apart:
+            raise RouteNotFound(f"{shown}: {MOVED}", code="route_not_found")
+        return is_admin
+
+    def _authorize(
+        self, headers: dict[bytes, bytes], record: RequestRecord, *, is_admin: bool, scope: Scope
+    ) -> None:
         """Finds the request's key, sent as a bearer or as Anthropic's clients do, and what it opens."""
         key = self._keys.find(headers.get(b"authorization", b""))
         if key is None:
@@ -127,8 +149,7 @@ class RequestGate:
         if key is None:
             raise Unauthenticated("a valid API key is required: Authorization: Bearer KEY, or X-Api-Key: KEY")
         record.key, record.key_digest = key, key.digest
-        # The router goes by the decoded path.
-        if self.context.paths.is_admin(scope["method"], scope["path"]):
+        if is_admin:
             if not key.is_admin:
                 raise PermissionDenied(f"{scope['path']} needs the admin key")
         elif scope["method"] == "POST":

@@ -43,8 +43,11 @@ def check_ready(context: ServerContext) -> None:
     """Raises `Draining` or `Unavailable` unless requests are taken."""
     if context.draining:
         raise Draining("the server is shutting down", code="draining")
-    if waiting := [model.name for model in context.language_models if not model.engine.is_ready]:
+    waiting = [model.name for model in context.language_models if not model.engine.is_ready]
+    if waiting:
         raise Unavailable(f"the engine is not ready: {', '.join(waiting)}", code="engine_not_ready")
+    if missing := context.manager.not_ready():
+        raise Unavailable(f"not all models are ready: {'; '.join(missing[:16])}", code="model_not_ready")
 
 
 def health_routes(context: ServerContext) -> APIRouter:

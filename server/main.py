@@ -6,11 +6,12 @@ The engine's process starts first, as it takes longest; what serves HTTP is impo
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import importlib
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,9 @@ from .memory import return_large_blocks
 from .settings import ServerSettings, check_bind_address, read_api_keys
 
 if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from .context import ServerContext
     from .deployments.manager import Deployments
 
 logger = logging.getLogger("quire.server")
@@ -64,12 +68,21 @@ def serve_plan(plan: ServerPlan) -> None:
         plan = replace(plan, settings=replace(plan.settings, api_keys=read_api_keys()))
     check_bind_address(plan.host, plan.settings)
     return_large_blocks()
+    if plan.admin_port is not None:
+        check_bind_address(plan.admin_host, plan.settings)
     with (
         logs.in_background(),
         _bind(plan.host, plan.port) as listening,
+        _admin_bind(plan) as admin_listening,
         asyncio.Runner(loop_factory=_loop_factory()) as runner,
     ):
-        runner.run(_serve(plan, listening))
+        runner.run(_serve(plan, listening, admin_listening))
+
+
+def _admin_bind(plan: ServerPlan) -> contextlib.AbstractContextManager[socket.socket | None]:
+    if plan.admin_port is None:
+        return contextlib.nullcontext()
+    return _bind(plan.admin_host, plan.admin_port)
 
 
 def _bind(host: str, port: int) -> socket.socket:
@@ -105,7 +118,7 @@ async def _start_engine(config: EngineConfig) -> AsyncEngine:
     return await AsyncEngine.start(config, meanwhile=_import_server)
 
 
-async def _serve(plan: ServerPlan, listening: socket.socket) -> None:
+async def _serve(plan: ServerPlan, listening: socket.socket, admin_listening: socket.socket | None) -> None:
     manager = ModelManager(memory_budget=plan.memory_budget, start_engine=_start_engine)
     for spec in plan.models:
         manager.declare(spec)
@@ -123,16 +136,37 @@ async def _serve(plan: ServerPlan, listening: socket.socket) -> None:
         app.state.context.language_models.default_name = plan.first_language_model
         server = DrainingServer(app, plan.settings)
         app.state.context.deployments.start()
-        names = ", ".join(dict.fromkeys(spec.name for spec in plan.models))
+        names = ", ".join(dict.fromkeys(spec.name for spec in plan.models)) or "no model"
         # What is there now stays: the collector need not look at it again and again.
         gc.collect()
         gc.freeze()
-        logger.info("quire serves %s on %s", names, _url(listening))
-        await server.serve(sockets=[listening])
+        async with _admin_server(app, admin_listening):
+            logger.info("quire serves %s on %s", names, _url(listening))
+            await server.serve(sockets=[listening])
     finally:
         if deployments is not None:
             deployments.close()
         await manager.close()
+
+
+@contextlib.asynccontextmanager
+async def _admin_server(app: FastAPI, listening: socket.socket | None) -> AsyncGenerator[None]:
+    """Serves the admin routes on a port of their own, if there is one, as long as the others are served."""
+    if listening is None:
+        yield
+        return
+    from .draining import AdminServer
+
+    context: ServerContext = app.state.context
+    context.admin.is_apart = True
+    server = AdminServer(app, context.settings)
+    serving = asyncio.create_task(server.serve(sockets=[listening]))
+    logger.info("the admin routes are on %s", _url(listening))
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await serving
 
 
 def _url(listening: socket.socket) -> str:

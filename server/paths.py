@@ -33,7 +33,7 @@ class PathRules:
         self._writers.append((re.compile(pattern), writer))
 
     def is_admin(self, method: str, path: str) -> bool:
-        """Whether a request needs the admin key."""
+        """Whether a request needs the admin key; the path is the decoded one, by which the router goes."""
         line = f"{method} {path}"
         return any(pattern.fullmatch(line) for pattern in self._admin)
 

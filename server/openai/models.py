@@ -14,8 +14,8 @@ from .protocol import Model, ModelList
 
 
 def list_models(context: ServerContext) -> Response:
-    """All language models, and the deployments of such."""
-    models = [_shown(model) for model in context.language_models]
+    """All language models, those that are loaded on demand too, and the deployments of such."""
+    models = [_shown(model) for model in context.language_models] + _on_demand(context)
     return _json(ModelList(data=models + _deployed(context)))
 
 
@@ -28,6 +28,10 @@ def get_model(context: ServerContext, name: str) -> Response:
     if name not in context.language_models:
         for model in _deployed(context):
             if model.id == name:
+                return _json(model)
+        for model in _on_demand(context):
+            if model.id == name:
+                model.model_version_status = [TfVersionStatus("1", "END", TfStatusDetails("OK", ""))]
                 return _json(model)
     found = context.language_models.get(name)
     model = _shown(found)
@@ -46,6 +50,14 @@ def _deployed(context: ServerContext) -> list[Model]:
         if primary in here and deployment.name not in here:
             found.append(msgspec.structs.replace(_shown(here.get(primary)), id=deployment.name))
     return found
+
+
+def _on_demand(context: ServerContext) -> list[Model]:
+    """The language models that their first request loads; how long their contexts are is not known yet."""
+    return [
+        Model(id=name, created=context.state.created, root=config.model)
+        for name, config in context.manager.engines_on_demand()
+    ]
 
 
 def _shown(model: LanguageModel) -> Model:

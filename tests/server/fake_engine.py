@@ -87,7 +87,7 @@ class FakeEngine:
         self._grammars = GrammarChecker(EMBEDDED, self.tokenizer, self.model_config)
         self.chat_template = ChatTemplate({"default": template}, {})
         self.is_ready = True
-        self.memory_bytes = 0
+        self.memory_bytes = 1000
         self.is_alive = True
         self.stats = EngineStats(pid=os.getpid(), num_blocks=100, num_free_blocks=100)
         self.watching: list[bool] = []  # what the block map's watchers asked for
