@@ -45,7 +45,9 @@ class TransformersPredictor(Predictor):
         _check_folder(path)
         import torch
         from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
+        from transformers.utils import logging
 
+        logging.disable_progress_bar()  # a log is no terminal
         torch.set_num_threads(options.num_threads)
         classes = parameters["task"] == "classification"
         try:
