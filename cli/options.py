@@ -184,6 +184,7 @@ SERVER = Group(
     ServerSettings,
     "Server",
     help={
+        "model_store": "Folder from which models are loaded by name over the admin API.",
         "insecure": "Allow an address that other machines reach without an API key.",
         "drain_timeout": "Seconds that running requests get to finish on SIGTERM.",
         "max_body_bytes": "A larger body is refused with 413.",

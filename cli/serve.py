@@ -63,6 +63,7 @@ def serve(
     set_up_logging(log_level)
     os.environ["QUIRE_LOG_LEVEL"] = log_level  # for the engine's process
     from ..server.config.plan import ServerPlan
+    from ..server.containers import in_container
     from ..server.main import serve_plan
 
     given = {
@@ -80,14 +81,13 @@ def serve(
         limits = {name: getattr(settings, name) for name in SERVER.help if name in given}
         if api_key_file is not None or config_file is None:
             limits["api_keys"] = read_api_keys(api_key_file)
-        serve_plan(
-            dataclasses.replace(
-                plan,
-                models=(*plan.models, *models),
-                settings=dataclasses.replace(plan.settings, **limits),
-                **changes,
-            )
+        plan = dataclasses.replace(
+            plan,
+            models=(*plan.models, *models),
+            settings=dataclasses.replace(plan.settings, **limits),
+            **changes,
         )
+        serve_plan(in_container(plan, given, os.environ))
     except ValueError as error:
         raise QuireError(str(error)) from error
 
