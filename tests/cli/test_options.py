@@ -15,7 +15,8 @@ from quire.cli.serve import SERVED
 from quire.engine.config import EngineConfig
 from quire.server.settings import ServerSettings
 
-NOT_ON_THE_COMMAND_LINE = {"api_key", "api_keys"}
+SET_BY_CLOUDS = {"vertex_health_route", "vertex_predict_route", "sagemaker_multi_model"}
+NOT_ON_THE_COMMAND_LINE = {"api_key", "api_keys", *SET_BY_CLOUDS}
 
 
 def run(*arguments: str, **groups: Group) -> tuple[int, str, dict[str, Any]]:
