@@ -12,12 +12,12 @@ from starlette.responses import Response
 
 from ..context import ServerContext
 from ..hot import endpoint_of
-from ..json_body import read_message
+from ..json_body import parse_message, read_any
 from ..openapi import describe
 from . import models, repository
 from .failures import write_failure
 from .generate import generate
-from .infer import infer_route
+from .infer import check_media_type, infer_route
 from .protocol import (
     GenerateAnswer,
     GenerateBody,
@@ -208,7 +208,14 @@ async def _optional(context: ServerContext, request: Request, message_type: type
     """A body that may be left out."""
     if request.headers.get("content-length", "0") == "0" and "transfer-encoding" not in request.headers:
         return message_type()
-    return await read_message(context, request, message_type, unsupported={})
+    # Triton's client names no media type. What changes the server takes no other than the protocol's, lest a
+    # browser be made to send it.
+    check_media_type(dict(request.headers.raw))
+
+    def parse(body: bytes) -> B:
+        return parse_message(body, message_type, context.settings, {})
+
+    return await read_any(context, request, parse)
 
 
 def _named(request: Request) -> tuple[str, str | None]:
