@@ -187,6 +187,25 @@ def rms_norm(
 ) -> None:
     """`total` receives x + residual, unless `residual` is 0."""
 
+def layer_norm(
+    x: int,
+    x_stride: int,
+    residual: int,
+    residual_stride: int,
+    weight: int,
+    bias: int,
+    y: int,
+    total: int,
+    type: int,
+    rows: int,
+    size: int,
+    eps: float,
+    /,
+) -> None:
+    """As `rms_norm`; `bias` may be 0."""
+
+def gelu(x: int, x_stride: int, y: int, type: int, rows: int, size: int, exact: bool, /) -> None: ...
+def exact_gelu_and_mul(x: int, x_stride: int, y: int, type: int, rows: int, size: int, /) -> None: ...
 def silu_and_mul(x: int, x_stride: int, y: int, type: int, rows: int, size: int, /) -> None: ...
 def gelu_and_mul(x: int, x_stride: int, y: int, type: int, rows: int, size: int, /) -> None: ...
 def rope_and_cache_write(
@@ -219,6 +238,26 @@ def rope_and_cache_write(
     /,
 ) -> None:
     """Raises IndexError for a position or slot out of range, before anything is written."""
+
+def packed_attention(
+    q: int,
+    q_stride: int,
+    k: int,
+    kv_stride: int,
+    value_offset: int,
+    out: int,
+    type: int,
+    tokens: int,
+    query_start: int,
+    num_seqs: int,
+    num_heads: int,
+    num_kv_heads: int,
+    head_size: int,
+    scale: float,
+    window: int,
+    /,
+) -> None:
+    """Values lie `value_offset` elements behind the keys. It is never recorded."""
 
 def paged_attention(
     q: int,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import reference
-from ..types import CACHE_SCALE_BYTES, AttentionMetadata
+from ..types import CACHE_SCALE_BYTES, AttentionMetadata, PackedSequences
 from .extension import _C, as_rows, dtype_code
 from .recorder import empty
 
@@ -54,6 +54,106 @@ def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tup
     return y, total
 
 
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
+    """See `reference.layer_norm`."""
+    if weight.dtype != x.dtype or (bias is not None and bias.dtype != x.dtype):
+        return reference.layer_norm(x, weight, bias, eps)
+    return _layer_norm(x, None, weight, bias, eps)[0]
+
+
+def add_layer_norm(
+    x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor]:
+    """See `reference.add_layer_norm`."""
+    others = (residual, weight) if bias is None else (residual, weight, bias)
+    if any(other.dtype != x.dtype for other in others) or residual.shape != x.shape:
+        return reference.add_layer_norm(x, residual, weight, bias, eps)
+    return _layer_norm(x, residual, weight, bias, eps)
+
+
+def _layer_norm(
+    x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor]:
+    """The norm, and what it is of."""
+    size = x.shape[-1]
+    rows, num_rows, stride = as_rows(x)
+    y, total, others, other_stride = empty(x.shape, x.dtype), x, rows, 0
+    weight = weight.contiguous()
+    bias = None if bias is None else bias.contiguous()
+    for channels in (weight, bias):
+        if channels is not None:
+            _check_channels(channels, size)
+    if residual is not None:
+        others, _, other_stride = as_rows(residual)
+        total = empty(x.shape, x.dtype)
+    _C.layer_norm(
+        rows.data_ptr(),
+        stride,
+        0 if residual is None else others.data_ptr(),
+        other_stride,
+        weight.data_ptr(),
+        0 if bias is None else bias.data_ptr(),
+        y.data_ptr(),
+        0 if residual is None else total.data_ptr(),
+        dtype_code(x),
+        num_rows,
+        size,
+        eps,
+    )
+    return y, total
+
+
+def gelu(x: Tensor, approximate: str = "none") -> Tensor:
+    """See `reference.gelu`."""
+    rows, num_rows, stride = as_rows(x)
+    y, size = empty(x.shape, x.dtype), x.shape[-1]
+    _C.gelu(rows.data_ptr(), stride, y.data_ptr(), dtype_code(x), num_rows, size, approximate != "tanh")
+    return y
+
+
+def packed_attention(
+    q: Tensor, k: Tensor, v: Tensor, sequences: PackedSequences, scale: float, window: int = 0
+) -> Tensor:
+    """See `reference.packed_attention`. Raises IndexError if the sequences are not those of the tokens."""
+    tokens, num_heads, head_size = q.shape
+    num_kv_heads, starts = k.shape[1], sequences.starts
+    if k.shape != v.shape or k.shape != (tokens, num_kv_heads, head_size) or num_heads % num_kv_heads:
+        raise ValueError(f"q, k and v do not fit: {tuple(q.shape)}, {tuple(k.shape)}, {tuple(v.shape)}")
+    if k.dtype != q.dtype or v.dtype != q.dtype or starts.dtype != torch.int32:
+        raise TypeError(f"q, k and v must have one dtype, got {q.dtype}, {k.dtype} and {v.dtype}")
+    q, q_stride = _heads(q, head_size)
+    k, k_stride = _heads(k, head_size)
+    v, v_stride = _heads(v, head_size)
+    between = v.data_ptr() - k.data_ptr()
+    if k_stride != v_stride or k_stride < 1 or between % k.element_size() or not _share_memory(k, v):
+        k, v = torch.stack((k, v))
+        k_stride, between = k.stride(0), v.data_ptr() - k.data_ptr()
+    starts = starts.contiguous()
+    out = empty(q.shape, q.dtype)
+    _C.packed_attention(
+        q.data_ptr(),
+        q_stride,
+        k.data_ptr(),
+        k_stride,
+        between // k.element_size(),
+        out.data_ptr(),
+        dtype_code(q),
+        tokens,
+        starts.data_ptr(),
+        starts.shape[0] - 1,
+        num_heads,
+        num_kv_heads,
+        head_size,
+        scale,
+        window,
+    )
+    return out
+
+
+def _share_memory(a: Tensor, b: Tensor) -> bool:
+    return a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
+
+
 def _check_channels(weight: Tensor, size: int) -> None:
     if weight.numel() != size:
         raise ValueError(f"a weight of {size} channels is needed, got shape {tuple(weight.shape)}")
@@ -65,10 +165,8 @@ def silu_and_mul(x: Tensor) -> Tensor:
 
 
 def gelu_and_mul(x: Tensor, approximate: str = "tanh") -> Tensor:
-    """See `reference.gelu_and_mul`; `approximate` other than "tanh" is computed there."""
-    if approximate != "tanh":
-        return reference.gelu_and_mul(x, approximate)
-    return _gate(x, _C.gelu_and_mul)
+    """See `reference.gelu_and_mul`."""
+    return _gate(x, _C.gelu_and_mul if approximate == "tanh" else _C.exact_gelu_and_mul)
 
 
 def _gate(x: Tensor, kernel: Any) -> Tensor:

@@ -38,17 +38,29 @@ void check_blocks(const AttentionArgs& a) {
   }
 }
 
+void check_sequences(const AttentionArgs& a) {
+  for (int s = 0; s < a.num_seqs; ++s) {
+    if (a.query_start[s + 1] < a.query_start[s]) {
+      throw std::out_of_range("sequence " + std::to_string(s) + " ends before it begins");
+    }
+  }
+}
+
 std::vector<AttentionItem> make_items(const AttentionArgs& a) {
   const int group = a.num_heads / a.num_kv_heads;
   const int per_item = std::max(1, kRowsPerItem / group);
   std::vector<AttentionItem> items;
   for (int s = 0; s < a.num_seqs; ++s) {
     const int begin = a.query_start[s], end = a.query_start[s + 1];
-    const int offset = a.seq_lens[s] - end;  // position of row r is r + offset
+    const int length = a.packed_stride ? end - begin : a.seq_lens[s];
+    const int offset = length - end;  // position of row r is r + offset
     for (int first = begin; first < end; first += per_item) {
       const int count = std::min(per_item, end - first);
       const int position = first + offset;
-      const int first_key = a.window > 0 ? std::max(0, position - a.window + 1) : 0;
+      const int before = a.packed_stride ? a.window : a.window - 1;
+      const int first_key = a.window > 0 ? std::max(0, position - before) : 0;
+      int end_key = position + count;
+      if (a.packed_stride) end_key = a.window > 0 ? std::min(length, end_key + a.window) : length;
       for (int head = 0; head < a.num_kv_heads; ++head) {
         AttentionItem item{};
         item.seq = s;
@@ -57,7 +69,7 @@ std::vector<AttentionItem> make_items(const AttentionArgs& a) {
         item.num_tokens = count;
         item.first_position = position;
         item.first_chunk = first_key / kKeyChunk;
-        item.end_chunk = (position + count - 1) / kKeyChunk + 1;
+        item.end_chunk = (end_key - 1) / kKeyChunk + 1;
         items.push_back(item);
       }
     }
@@ -109,7 +121,7 @@ void run_split(const AttentionArgs& a, std::vector<AttentionItem>& items, const 
 }  // namespace
 
 void paged_attention(const AttentionArgs& args) {
-  check_blocks(args);
+  args.packed_stride ? check_sequences(args) : check_blocks(args);
   const KernelTable& table = kernels();
   std::vector<AttentionItem> items = make_items(args);
   int longest = 0;
@@ -117,7 +129,8 @@ void paged_attention(const AttentionArgs& args) {
   for (const AttentionItem& item : items) {
     const int chunks = item.end_chunk - item.first_chunk;
     longest = std::max(longest, chunks);
-    const std::int64_t keys = std::min(chunks * kKeyChunk, item.first_position + item.num_tokens);
+    const int known = args.packed_stride ? item.end_chunk * kKeyChunk : item.first_position + item.num_tokens;
+    const std::int64_t keys = std::min(chunks * kKeyChunk, known);
     work = std::max(work, keys * args.head_size * rows_of(args, item));
   }
   const bool few = static_cast<int>(items.size()) < kItemsPerThread * num_threads();

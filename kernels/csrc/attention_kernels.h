@@ -1,4 +1,5 @@
-// Causal attention over a paged KV cache, for a few queries and all heads that share their KV head.
+// Causal attention over a paged KV cache, for a few queries and all heads that share their KV head. Or, where
+// keys and values are packed as the queries are, attention in both directions, of whole sequences.
 //
 // The keys of a sequence are cut into chunks of kKeyChunk from position 0. For a query, each chunk gives a
 // maximum m, a sum l = sum exp(s - m) and weighted values o = sum exp(s - m) v, computed from that query
@@ -61,9 +62,17 @@ struct KeyRange {
   int begin, end;  // relative to the chunk
 };
 
-// The keys of a chunk that a query at `position` sees.
-inline KeyRange visible(const AttentionArgs& a, int position, int chunk) {
+// The keys of a chunk that a query of an item, at `position`, sees.
+inline KeyRange visible(const AttentionArgs& a, const AttentionItem& of, int position, int chunk) {
   const int start = chunk * kKeyChunk;
+  if (a.packed_stride) {
+    const int length = a.query_start[of.seq + 1] - a.query_start[of.seq];
+    int begin = a.window > 0 ? position - a.window - start : -start;
+    int end = (a.window > 0 && position + a.window + 1 < length ? position + a.window + 1 : length) - start;
+    begin = begin < 0 ? 0 : begin < kKeyChunk ? begin : kKeyChunk;
+    end = end < kKeyChunk ? end : kKeyChunk;
+    return {begin, end < begin ? begin : end};
+  }
   int begin = a.window > 0 && position - a.window + 1 > start ? position - a.window + 1 - start : 0;
   begin = begin < kKeyChunk ? begin : kKeyChunk;
   int end = position + 1 - start;
@@ -132,6 +141,12 @@ struct Attention {
   template <class F>
   void each_key(const AttentionItem& of, int chunk, KeyRange range, const F& put) const {
     const S* cache = reinterpret_cast<const S*>(a.cache);
+    if (a.packed_stride) {
+      const std::int64_t token = std::int64_t{a.query_start[of.seq]} + chunk * kKeyChunk + range.begin;
+      const S* key = cache + token * a.packed_stride + std::int64_t{of.kv_head} * a.head_size;
+      for (int j = range.begin; j < range.end; ++j, key += a.packed_stride) put(j, key);
+      return;
+    }
     const std::int64_t row = cache_row(a.cache_type, a.head_size);
     const int position = chunk * kKeyChunk + range.begin;
     int offset = position % a.block_size;
@@ -186,8 +201,8 @@ struct Attention {
   void find_next_keys() {
     if (!item.next || rows > kValueRows) return;
     const AttentionItem& next = *item.next;
-    const KeyRange low = visible(a, next.first_position, next.first_chunk);
-    const KeyRange high = visible(a, next.first_position + next.num_tokens - 1, next.first_chunk);
+    const KeyRange low = visible(a, next, next.first_position, next.first_chunk);
+    const KeyRange high = visible(a, next, next.first_position + next.num_tokens - 1, next.first_chunk);
     if (low.begin >= high.end) return;
     int count = 0;
     each_key(next, next.first_chunk, {low.begin, high.end}, [&](int, const S* key) { next_keys[count++] = key; });
@@ -378,8 +393,8 @@ struct Attention {
     for (int tile = 0; tile < tiles.tiles; ++tile) {
       const int first = tiles.first_row(tile), count = tiles.rows_of(tile);
       // Later rows sit at later positions, so both ends of their ranges only grow.
-      const KeyRange low = visible(a, position_of(first), chunk);
-      const KeyRange high = visible(a, position_of(first + count - 1), chunk);
+      const KeyRange low = visible(a, item, position_of(first), chunk);
+      const KeyRange high = visible(a, item, position_of(first + count - 1), chunk);
       // Pairs of keys that all rows see.
       const int begin = kPairWeights ? (high.begin + 1) / 2 * 2 : high.begin;
       const int end = kPairWeights ? low.end / 2 * 2 : low.end;
@@ -395,7 +410,7 @@ struct Attention {
 
   // One row's visible keys within [begin, end).
   void weigh_own(int row, int chunk, int begin, int end) {
-    const KeyRange range = visible(a, position_of(row), chunk);
+    const KeyRange range = visible(a, item, position_of(row), chunk);
     const int first = range.begin > begin ? range.begin : begin, last = range.end < end ? range.end : end;
 #if defined(QUIRE_PAIR_DOT)
     if constexpr (kPairWeights) {
@@ -444,19 +459,19 @@ struct Attention {
 
   // Computes a chunk for all rows that see some of it.
   void visit(int chunk) {
-    const KeyRange low = visible(a, item.first_position, chunk);
-    const KeyRange high = visible(a, item.first_position + item.num_tokens - 1, chunk);
+    const KeyRange low = visible(a, item, item.first_position, chunk);
+    const KeyRange high = visible(a, item, item.first_position + item.num_tokens - 1, chunk);
     const KeyRange range = {low.begin, high.end};
     if (range.begin >= range.end) return;
     find_keys(chunk, range);
     score(range);
     for (int r = 0; r < rows; ++r) {
-      const KeyRange own = visible(a, position_of(r), chunk);
+      const KeyRange own = visible(a, item, position_of(r), chunk);
       if (own.begin < own.end) softmax(s.scores + r * kKeyChunk, own, s.chunk_maxima[r], s.chunk_sums[r]);
     }
     weigh_all(chunk);
     for (int r = 0; r < rows; ++r) {
-      const KeyRange own = visible(a, position_of(r), chunk);
+      const KeyRange own = visible(a, item, position_of(r), chunk);
       if (own.begin >= own.end) continue;
       const float* values = s.values + r * width;
       if (item.partials) {
@@ -473,7 +488,7 @@ struct Attention {
   void merge_partials() {
     for (int chunk = item.first_chunk; chunk < item.end_chunk; ++chunk) {
       for (int r = 0; r < rows; ++r) {
-        const KeyRange own = visible(a, position_of(r), chunk);
+        const KeyRange own = visible(a, item, position_of(r), chunk);
         if (own.begin >= own.end) continue;
         const float* p = partial(chunk, r);
         merge(r, p[0], p[1], p + kLanes);

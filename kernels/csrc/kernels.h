@@ -134,11 +134,12 @@ struct NormArgs {
   char *y, *total;                    // total: x + residual, or null
   std::int64_t x_stride, residual_stride, size;  // in elements; y and total are contiguous
   float eps;
+  const char* bias = nullptr;  // of layer norms, or null
 };
 
 struct GateArgs {
   DType type;
-  const char* x;  // [rows, 2 * size]
+  const char* x;  // [rows, 2 * size]; of an activation without a gate, [rows, size]
   char* y;        // [rows, size], contiguous
   std::int64_t x_stride, size;
 };
@@ -168,6 +169,10 @@ struct AttentionArgs {
   char* out;              // contiguous
   const char* cache;      // keys: [num_blocks, num_kv_heads, block_size, head_size]
   std::int64_t value_offset, num_blocks;
+  // Not 0: keys and values are no cache but as many elements apart from token to token, packed as the queries
+  // are. Then attention goes in both directions: a window counts on each side, and there are no lengths or
+  // tables.
+  std::int64_t packed_stride;
   const std::int32_t *query_start, *seq_lens, *block_tables;
   std::int64_t table_width;
   int num_seqs, num_heads, num_kv_heads, head_size, block_size;
@@ -209,8 +214,12 @@ struct KernelTable {
   void (*quantized_linear)(const QuantizedTask& task);
   void (*quantize_weight)(const QuantizeArgs& args, std::int64_t begin, std::int64_t end);
   void (*rms_norm)(const NormArgs& args, std::int64_t begin, std::int64_t end);
+  void (*layer_norm)(const NormArgs& args, std::int64_t begin, std::int64_t end);
   void (*silu_and_mul)(const GateArgs& args, std::int64_t begin, std::int64_t end);
   void (*gelu_and_mul)(const GateArgs& args, std::int64_t begin, std::int64_t end);
+  void (*exact_gelu_and_mul)(const GateArgs& args, std::int64_t begin, std::int64_t end);
+  void (*gelu)(const GateArgs& args, std::int64_t begin, std::int64_t end);
+  void (*exact_gelu)(const GateArgs& args, std::int64_t begin, std::int64_t end);
   void (*rope)(const RopeArgs& args, std::int64_t begin, std::int64_t end);
   std::size_t (*attention_scratch)(const AttentionArgs& args, int rows);
   void (*attention)(const AttentionArgs& args, const AttentionItem& item, void* scratch);

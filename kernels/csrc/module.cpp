@@ -200,6 +200,41 @@ void rms_norm(Address x, std::int64_t x_stride, Address residual, std::int64_t r
   });
 }
 
+void layer_norm(Address x, std::int64_t x_stride, Address residual, std::int64_t residual_stride,
+                Address weight, Address bias, Address y, Address total, int type, std::int64_t rows,
+                std::int64_t size, float eps) {
+  const quire::NormArgs args{dtype(type),
+                             at<const char>(x),
+                             at<const char>(residual),
+                             at<const char>(weight),
+                             at(y),
+                             at(total),
+                             x_stride,
+                             residual_stride,
+                             size,
+                             eps,
+                             at<const char>(bias)};
+  run_or_record("layer_norm", rows, [args, rows](const quire::StepInputs* step) {
+    quire::layer_norm(args, step ? step->tokens : rows);
+  });
+}
+
+void gelu(Address x, std::int64_t x_stride, Address y, int type, std::int64_t rows, std::int64_t size,
+          bool exact) {
+  const quire::GateArgs args{dtype(type), at<const char>(x), at(y), x_stride, size};
+  run_or_record("gelu", rows, [args, rows, exact](const quire::StepInputs* step) {
+    quire::gelu(args, step ? step->tokens : rows, exact);
+  });
+}
+
+void exact_gelu_and_mul(Address x, std::int64_t x_stride, Address y, int type, std::int64_t rows,
+                        std::int64_t size) {
+  const quire::GateArgs args{dtype(type), at<const char>(x), at(y), x_stride, size};
+  run_or_record("exact_gelu_and_mul", rows, [args, rows](const quire::StepInputs* step) {
+    quire::exact_gelu_and_mul(args, step ? step->tokens : rows);
+  });
+}
+
 void silu_and_mul(Address x, std::int64_t x_stride, Address y, int type, std::int64_t rows,
                   std::int64_t size) {
   const quire::GateArgs args{dtype(type), at<const char>(x), at(y), x_stride, size};
@@ -313,6 +348,35 @@ void paged_attention(Address q, std::int64_t q_stride, Address out, int type, st
   });
 }
 
+void packed_attention(Address q, std::int64_t q_stride, Address k, std::int64_t kv_stride,
+                      std::int64_t value_offset, Address out, int type, std::int64_t tokens,
+                      Address query_start, int num_seqs, int num_heads, int num_kv_heads, int head_size,
+                      float scale, int window) {
+  quire::AttentionArgs args{};
+  args.type = args.cache_type = dtype(type);
+  args.q = at<const char>(q);
+  args.q_stride = q_stride;
+  args.out = at(out);
+  args.cache = at<const char>(k);
+  args.value_offset = value_offset;
+  args.packed_stride = kv_stride;
+  args.query_start = at<const std::int32_t>(query_start);
+  args.num_seqs = num_seqs;
+  args.num_heads = num_heads;
+  args.num_kv_heads = num_kv_heads;
+  args.head_size = head_size;
+  args.scale = scale;
+  args.window = window;
+  if (args.query_start[0] != 0 || args.query_start[num_seqs] != tokens) {
+    throw std::out_of_range("the sequences go from " + std::to_string(args.query_start[0]) + " to " +
+                            std::to_string(args.query_start[num_seqs]) + ", and there are " +
+                            std::to_string(tokens) + " tokens");
+  }
+  if (recorder) throw std::runtime_error("attention in both directions is no part of a recorded step");
+  const py::gil_scoped_release released;
+  quire::paged_attention(args);
+}
+
 void argmax(Address x, std::int64_t rows, std::int64_t columns, Address values, Address indices) {
   quire::argmax(at<const float>(x), rows, columns, at<float>(values), at<std::int64_t>(indices));
 }
@@ -373,6 +437,9 @@ PYBIND11_MODULE(_C, m) {
   m.def("read_dense_rows", &read_dense_rows);
   m.def("read_quantized_rows", &read_quantized_rows);
   m.def("rms_norm", &rms_norm);
+  m.def("layer_norm", &layer_norm);
+  m.def("gelu", &gelu);
+  m.def("exact_gelu_and_mul", &exact_gelu_and_mul);
   m.def("silu_and_mul", &silu_and_mul);
   m.def("gelu_and_mul", &gelu_and_mul);
   m.def("rope_and_cache_write", &rope_and_cache_write);
@@ -381,6 +448,7 @@ PYBIND11_MODULE(_C, m) {
   program.def_property_readonly("num_ops", &quire::Program::num_ops);
   define_program(m, program, &step_inputs);
   m.def("stop_recording", &stop_recording);
+  m.def("packed_attention", &packed_attention);
   m.def("argmax", &argmax, released);
   m.def("pack_weight", &pack_weight, released);
   m.def("packed_bytes", &packed_bytes);

@@ -32,6 +32,12 @@ void rms_norm(const NormArgs& args, std::int64_t rows) {
   for_rows(rows, args.size, [&](std::int64_t begin, std::int64_t end) { table.rms_norm(args, begin, end); });
 }
 
+void layer_norm(const NormArgs& args, std::int64_t rows) {
+  const KernelTable& table = kernels();
+  const auto body = [&](std::int64_t begin, std::int64_t end) { table.layer_norm(args, begin, end); };
+  for_rows(rows, args.size, body);
+}
+
 void silu_and_mul(const GateArgs& args, std::int64_t rows) {
   const KernelTable& table = kernels();
   const auto body = [&](std::int64_t begin, std::int64_t end) { table.silu_and_mul(args, begin, end); };
@@ -42,6 +48,18 @@ void gelu_and_mul(const GateArgs& args, std::int64_t rows) {
   const KernelTable& table = kernels();
   const auto body = [&](std::int64_t begin, std::int64_t end) { table.gelu_and_mul(args, begin, end); };
   for_rows(rows, 4 * args.size, body);
+}
+
+void exact_gelu_and_mul(const GateArgs& args, std::int64_t rows) {
+  const KernelTable& table = kernels();
+  const auto body = [&](std::int64_t begin, std::int64_t end) { table.exact_gelu_and_mul(args, begin, end); };
+  for_rows(rows, 4 * args.size, body);
+}
+
+void gelu(const GateArgs& args, std::int64_t rows, bool exact) {
+  const KernelTable& table = kernels();
+  const auto kernel = exact ? table.exact_gelu : table.gelu;
+  for_rows(rows, 4 * args.size, [&](std::int64_t begin, std::int64_t end) { kernel(args, begin, end); });
 }
 
 void rope_and_cache_write(const RopeArgs& args, std::int64_t tokens) {

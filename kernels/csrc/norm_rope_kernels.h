@@ -26,7 +26,28 @@ inline void norm_row(const T* x, const T* weight, T* y, std::int64_t size, float
   }
 }
 
+// y = (x - mean(x)) / sqrt(mean((x - mean(x))^2) + eps) * weight + bias
 template <class T>
+inline void layer_norm_row(const T* x, const T* weight, const T* bias, T* y, std::int64_t size, float eps) {
+  Vec sums = zero();
+  for (std::int64_t i = 0; i < size; i += kLanes) sums = add(sums, load_part(x, i, size));
+  const Vec mean = set1(sum(sums) / static_cast<float>(size));
+  Vec squares = zero();
+  for (std::int64_t i = 0; i < size; i += kLanes) {
+    Vec centered = sub(load_part(x, i, size), mean);
+    if (size - i < kLanes) centered = keep_lanes(centered, 0, static_cast<int>(size - i), 0.0f);
+    squares = fma(centered, centered, squares);
+  }
+  const Vec scale = set1(1.0f / __builtin_sqrtf(sum(squares) / static_cast<float>(size) + eps));
+  for (std::int64_t i = 0; i < size; i += kLanes) {
+    Vec normed = mul(mul(sub(load_part(x, i, size), mean), scale), load_part(weight, i, size));
+    if (bias) normed = add(normed, load_part(bias, i, size));
+    store_part(y, normed, i, size);
+  }
+}
+
+// Both norms, alone or of a sum.
+template <class T, bool kCentered>
 void norm_rows(const NormArgs& a, std::int64_t begin, std::int64_t end) {
   const T* weight = reinterpret_cast<const T*>(a.weight);
   for (std::int64_t row = begin; row < end; ++row) {
@@ -39,12 +60,21 @@ void norm_rows(const NormArgs& a, std::int64_t begin, std::int64_t end) {
       }
       x = total;
     }
-    norm_row(x, weight, reinterpret_cast<T*>(a.y) + row * a.size, a.size, a.eps);
+    T* y = reinterpret_cast<T*>(a.y) + row * a.size;
+    if constexpr (kCentered) {
+      layer_norm_row(x, weight, reinterpret_cast<const T*>(a.bias), y, a.size, a.eps);
+    } else {
+      norm_row(x, weight, y, a.size, a.eps);
+    }
   }
 }
 
 inline void rms_norm(const NormArgs& a, std::int64_t begin, std::int64_t end) {
-  a.type == DType::float32 ? norm_rows<float>(a, begin, end) : norm_rows<Bf16>(a, begin, end);
+  a.type == DType::float32 ? norm_rows<float, false>(a, begin, end) : norm_rows<Bf16, false>(a, begin, end);
+}
+
+inline void layer_norm(const NormArgs& a, std::int64_t begin, std::int64_t end) {
+  a.type == DType::float32 ? norm_rows<float, true>(a, begin, end) : norm_rows<Bf16, true>(a, begin, end);
 }
 
 struct Silu {
@@ -52,6 +82,9 @@ struct Silu {
 };
 struct Gelu {
   static inline Vec of(Vec x) { return gelu_tanh(x); }
+};
+struct ExactGelu {
+  static inline Vec of(Vec x) { return gelu_exact(x); }
 };
 
 template <class T, class Activation>
@@ -73,6 +106,32 @@ inline void silu_and_mul(const GateArgs& a, std::int64_t begin, std::int64_t end
 
 inline void gelu_and_mul(const GateArgs& a, std::int64_t begin, std::int64_t end) {
   a.type == DType::float32 ? gate_rows<float, Gelu>(a, begin, end) : gate_rows<Bf16, Gelu>(a, begin, end);
+}
+
+inline void exact_gelu_and_mul(const GateArgs& a, std::int64_t begin, std::int64_t end) {
+  a.type == DType::float32 ? gate_rows<float, ExactGelu>(a, begin, end)
+                           : gate_rows<Bf16, ExactGelu>(a, begin, end);
+}
+
+template <class T, class Activation>
+void activate_rows(const GateArgs& a, std::int64_t begin, std::int64_t end) {
+  for (std::int64_t row = begin; row < end; ++row) {
+    const T* x = reinterpret_cast<const T*>(a.x) + row * a.x_stride;
+    T* y = reinterpret_cast<T*>(a.y) + row * a.size;
+    for (std::int64_t i = 0; i < a.size; i += kLanes) {
+      store_part(y, Activation::of(load_part(x, i, a.size)), i, a.size);
+    }
+  }
+}
+
+inline void gelu(const GateArgs& a, std::int64_t begin, std::int64_t end) {
+  a.type == DType::float32 ? activate_rows<float, Gelu>(a, begin, end)
+                           : activate_rows<Bf16, Gelu>(a, begin, end);
+}
+
+inline void exact_gelu(const GateArgs& a, std::int64_t begin, std::int64_t end) {
+  a.type == DType::float32 ? activate_rows<float, ExactGelu>(a, begin, end)
+                           : activate_rows<Bf16, ExactGelu>(a, begin, end);
 }
 
 // Rotates the first 2 * half channels of a head, as `first * cos - second * sin` and

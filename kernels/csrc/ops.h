@@ -73,11 +73,15 @@ void read_rows(const RowsArgs& args, std::int64_t count);
 void rms_norm(const NormArgs& args, std::int64_t rows);
 void silu_and_mul(const GateArgs& args, std::int64_t rows);
 void gelu_and_mul(const GateArgs& args, std::int64_t rows);
+void exact_gelu_and_mul(const GateArgs& args, std::int64_t rows);
+void gelu(const GateArgs& args, std::int64_t rows, bool exact);
+void layer_norm(const NormArgs& args, std::int64_t rows);
 
 // Throws std::out_of_range for a position or slot outside of its table, before anything is written.
 void rope_and_cache_write(const RopeArgs& args, std::int64_t tokens);
 
-// Throws std::out_of_range for a block outside of the cache, before anything is computed.
+// Throws std::out_of_range for a block outside of the cache, before anything is computed. Where keys and
+// values are packed, `query_start` has been checked.
 void paged_attention(const AttentionArgs& args);
 
 // The largest value of each row of [rows, columns], and its first index; NaN if the row has one.

@@ -45,6 +45,22 @@ inline Vec gelu_tanh(Vec x) {
   return mul(mul(set1(0.5f), x), add(set1(1.0f), tanh(inner)));
 }
 
+// x * Phi(x) with an error of at most 1e-7 |x|, where Phi is the distribution function of the normal
+// distribution: 1 - Phi(|x|) = erfc(z) / 2 = P(t) exp(-z^2) / 2, z = |x| / sqrt(2), t = 1 / (1 + p z)
+// (Abramowitz & Stegun, 7.1.26).
+inline Vec gelu_exact(Vec x) {
+  const Vec one = set1(1.0f);
+  const Vec z = mul(abs(x), set1(0.70710678118654752f));
+  const Vec t = div(one, fma(set1(0.3275911f), z, one));
+  Vec p = set1(1.061405429f);
+  p = fma(p, t, set1(-1.453152027f));
+  p = fma(p, t, set1(1.421413741f));
+  p = fma(p, t, set1(-0.284496736f));
+  p = fma(p, t, set1(0.254829592f));
+  const Vec tail = mul(mul(mul(set1(0.5f), t), p), exp(sub(zero(), mul(z, z))));
+  return mul(x, where_less(x, zero(), tail, sub(one, tail)));
+}
+
 // The value that storing as T keeps.
 template <class T>
 inline Vec rounded(Vec x) {

@@ -150,26 +150,33 @@ void fuzz_rows(int threads) {
 void fuzz_norm(int threads) {
   const std::int64_t rows = size_up_to(200), size = size_up_to(1100);
   const DType type = any_type();
-  const bool sum = maybe();
-  std::printf("%srms_norm of %ld rows of %ld %s\n", sum ? "add_" : "", rows, size, name(type));
-  const Matrix x(type, rows, size), residual(type, rows, size), weight(type, 1, size);
+  const bool sum = maybe(), centered = maybe(), with_bias = maybe();
+  std::printf("%s%s_norm of %ld rows of %ld %s\n", sum ? "add_" : "", centered ? "layer" : "rms", rows, size, name(type));
+  const Matrix x(type, rows, size), residual(type, rows, size), weight(type, 1, size), bias(type, 1, size);
   Bytes y(bytes_of(type, rows * size)), total(bytes_of(type, rows * size));
   std::vector<std::pair<Bytes*, DType>> results = {{&y, type}};
   if (sum) results.emplace_back(&total, type);
   const NormArgs args{type, x.get(), sum ? residual.get() : nullptr, weight.get(), y.get(),
-                      sum ? total.get() : nullptr, x.stride, residual.stride, size, 1e-6f};
-  run(threads, results, [&] { rms_norm(args, rows); });
+                      sum ? total.get() : nullptr, x.stride, residual.stride, size, 1e-6f,
+                      with_bias ? bias.get() : nullptr};
+  run(threads, results, [&] { centered ? layer_norm(args, rows) : rms_norm(args, rows); });
 }
 
 void fuzz_gate(int threads) {
   const std::int64_t rows = size_up_to(200), size = size_up_to(700);
   const DType type = any_type();
-  const bool silu = maybe();
-  std::printf("%s of %ld rows of %ld %s\n", silu ? "silu" : "gelu", rows, size, name(type));
+  const char* op = one_of<const char*>({"silu", "gelu", "exact gelu", "gelu alone", "exact gelu alone"});
+  const std::string kind = op;
+  std::printf("%s of %ld rows of %ld %s\n", op, rows, size, name(type));
   const Matrix x(type, rows, 2 * size);
   Bytes y(bytes_of(type, rows * size));
   const GateArgs args{type, x.get(), y.get(), x.stride, size};
-  run(threads, {{&y, type}}, [&] { silu ? silu_and_mul(args, rows) : gelu_and_mul(args, rows); });
+  run(threads, {{&y, type}}, [&] {
+    if (kind == "silu") return silu_and_mul(args, rows);
+    if (kind == "gelu") return gelu_and_mul(args, rows);
+    if (kind == "exact gelu") return exact_gelu_and_mul(args, rows);
+    gelu(args, rows, kind == "exact gelu alone");
+  });
 }
 
 void fuzz_argmax(int threads) {
@@ -295,6 +302,36 @@ void fuzz_attention(int threads) {
   run(threads, {{&out, type}}, [&] { paged_attention(a); });
 }
 
+void fuzz_packed_attention(int threads) {
+  const int kv_heads = static_cast<int>(between(1, 3)), group = one_of({1, 2, 3}), size = any_head_size();
+  const int heads = kv_heads * group, sequences = static_cast<int>(between(1, 5));
+  const int window = maybe() ? 0 : static_cast<int>(size_up_to(600));
+  const DType type = any_type();
+  std::printf("packed attention, %d and %d heads of %d, window %d, %s:", heads, kv_heads, size, window, name(type));
+  std::vector<std::int32_t> starts = {0};
+  for (int s = 0; s < sequences; ++s) {
+    const std::int64_t length = between(0, one_of<std::int64_t>({3, 70, 600}));
+    std::printf(" %ld", length);
+    starts.push_back(starts.back() + static_cast<std::int32_t>(length));
+  }
+  std::printf("\n");
+  const std::int64_t tokens = starts.back(), row = (heads + 2 * kv_heads) * size;
+  if (tokens == 0) return;
+  const Bytes qkv = floats(type, tokens * row), start_bytes = integers(starts);
+  Bytes out(bytes_of(type, tokens * heads * size));
+  AttentionArgs a{};
+  a.type = a.cache_type = type;
+  a.q = qkv.get(), a.q_stride = row;
+  a.cache = qkv.get() + bytes_of(type, heads * size), a.packed_stride = row;
+  a.value_offset = kv_heads * size;
+  a.out = out.get();
+  a.query_start = start_bytes.as<std::int32_t>();
+  a.num_seqs = sequences, a.num_heads = heads, a.num_kv_heads = kv_heads, a.head_size = size;
+  a.scale = 1.0f / std::sqrt(static_cast<float>(size));
+  a.window = window;
+  run(threads, {{&out, type}}, [&] { paged_attention(a); });
+}
+
 // The pool itself: loops of many small tasks, loops within loops, from several threads, and errors.
 void fuzz_pool(int threads) {
   const std::int64_t tasks = size_up_to(3000), bad = between(-3, tasks - 1);
@@ -324,7 +361,8 @@ const std::pair<const char*, void (*)(int)> kOps[] = {
     {"quantize_weight", fuzz_quantize_weight}, {"rows", fuzz_rows},
     {"norm", fuzz_norm},           {"gate", fuzz_gate},
     {"argmax", fuzz_argmax},       {"rope", fuzz_rope},
-    {"attention", fuzz_attention}, {"pool", fuzz_pool},
+    {"attention", fuzz_attention}, {"packed_attention", fuzz_packed_attention},
+    {"pool", fuzz_pool},
 };
 
 }  // namespace

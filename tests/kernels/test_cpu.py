@@ -158,7 +158,10 @@ def test_gates_at_the_edges_of_floats(isa: str) -> None:
     for op in ("silu_and_mul", "gelu_and_mul"):
         actual, expected = getattr(cpu, op)(x), getattr(reference, op)(x)
         torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-36, equal_nan=True)
-    assert torch.equal(cpu.gelu_and_mul(x, "none"), reference.gelu_and_mul(x, "none")) or x.isnan().any()
+    actual, expected = (module.gelu_and_mul(x, "none") for module in (cpu, reference))
+    torch.testing.assert_close(actual[:10], expected[:10], rtol=1e-5, atol=1e-36, equal_nan=True)
+    assert torch.equal(actual[10:12], gate[10:12])  # where torch's product overflows
+    assert actual[12].isnan()
     with pytest.raises(ValueError, match="even"):
         cpu.silu_and_mul(torch.ones(3))
 
