@@ -56,6 +56,12 @@ class RequestTimeout(QuireError):
     type = "request_timeout"
 
 
+class TooSlow(RequestTimeout):
+    """The client does not read its answer as fast as it is made, and too much of it waits."""
+
+    default_code = "client_too_slow"
+
+
 class RequestTooLarge(QuireError):
     """The body is larger than the server's limit."""
 

@@ -30,6 +30,7 @@ from .config import EngineConfig
 from .find import FoundModel, find_model
 from .grammar_checker import GrammarChecker
 from .input_check import check_request, resolve_bad_words, truncate_prompt
+from .outbox import Outbox
 from .output_processor import OutputProcessor
 from .outputs import FinishReason, RequestOutput
 from .protocol import (
@@ -140,7 +141,7 @@ class AsyncEngine:
         self.block_map = BlockMap(self._watch_blocks)
         self._processor = OutputProcessor(self.tokenizer)
         self._grammars = GrammarChecker(found.folder, self.tokenizer, found.config)
-        self._queues: dict[str, asyncio.Queue[RequestOutput | QuireError]] = {}
+        self._outboxes: dict[str, Outbox] = {}
         self._listeners: list[StatsListener] = []
         self._ids = itertools.count()
         self._engine: EngineProcess | None = None
@@ -245,6 +246,7 @@ class AsyncEngine:
             Unavailable: The engine is being restarted.
             EngineDied: The engine process ended while the request was in it.
             EngineError: The engine failed on this request.
+            TooSlow: The caller left too much of the answer where it is.
         """
         params = resolve_bad_words(params, self.tokenizer)
         prompt_token_ids = truncate_prompt(prompt_token_ids, params, self.tokenizer, self.max_model_len)
@@ -264,9 +266,8 @@ class AsyncEngine:
             )
         # Ids inside are our own: whatever a client sends, they are unique.
         internal_id = str(next(self._ids))
-        outputs: asyncio.Queue[RequestOutput | QuireError] = asyncio.Queue()
         choice_ids = self._processor.add(internal_id, prompt_token_ids, params)
-        self._queues[internal_id] = outputs
+        outbox = self._outboxes[internal_id] = Outbox(len(choice_ids))
         try:
             arrival_time = time.monotonic()
             self._engine.send(
@@ -284,14 +285,12 @@ class AsyncEngine:
             )
             finished = False
             while not finished:
-                output = await outputs.get()
-                if isinstance(output, QuireError):
-                    raise output
+                output = await outbox.get()
                 finished = output.finished
                 output.request_id = request_id
                 yield output
         finally:
-            del self._queues[internal_id]
+            del self._outboxes[internal_id]
             self._abort_choices(self._processor.remove(internal_id))
 
     async def reset_prefix_cache(self) -> None:
@@ -383,9 +382,9 @@ class AsyncEngine:
         self._abort_choices(processed.stopped, "stop")
         self._abort_choices(processed.orphaned)
         for output in processed.outputs:
-            queue = self._queues.get(output.request_id)
-            if queue is not None:
-                queue.put_nowait(output)
+            outbox = self._outboxes.get(output.request_id)
+            if outbox is not None and not outbox.put(output):
+                self._abort_choices(self._processor.remove(output.request_id))
         for request_id, code in processed.failures.items():
             self._fail(request_id, request_failure(code))
         for listener in self._listeners:
@@ -397,9 +396,9 @@ class AsyncEngine:
         self._fail(request_id, Overloaded(message))
 
     def _fail(self, request_id: str, error: QuireError) -> None:
-        queue = self._queues.get(request_id)
-        if queue is not None:
-            queue.put_nowait(error)
+        outbox = self._outboxes.get(request_id)
+        if outbox is not None:
+            outbox.fail(error)
 
     def _fail_all(self, message: str) -> None:
         for request_id in self._processor.request_ids():

@@ -197,7 +197,7 @@ async def _merge(iterators: Sequence[AsyncIterator[RequestOutput]]) -> AsyncGene
             async for output in outputs:
                 yield [(0, output)]
         return
-    queue: asyncio.Queue[tuple[int, RequestOutput] | Exception | None] = asyncio.Queue()
+    queue: asyncio.Queue[tuple[int, RequestOutput] | Exception | None] = asyncio.Queue(len(iterators))
     tasks = [asyncio.create_task(_pump(index, iterator, queue)) for index, iterator in enumerate(iterators)]
     try:
         num_running = len(tasks)
@@ -229,11 +229,11 @@ async def _pump(
     try:
         async with aclosing(iterator) as outputs:  # type: ignore[type-var]
             async for output in outputs:
-                queue.put_nowait((index, output))
+                await queue.put((index, output))
     except Exception as error:
-        queue.put_nowait(error)
+        await queue.put(error)
     else:
-        queue.put_nowait(None)
+        await queue.put(None)
 
 
 class DeltaStream:

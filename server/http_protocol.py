@@ -22,6 +22,7 @@ from .settings import ServerSettings
 ANSWER_EXTENSION = "quire.answer"
 """In a scope's extensions: `(status, headers, body) -> bool` sends a whole answer, or says that it cannot."""
 
+REST_SECONDS = 5.0  # at least, for the rest of a body that was refused
 LINGER_SECONDS = 1.0  # a close with unread bytes resets the connection and takes the answer with it
 
 
@@ -43,6 +44,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._header_timer: asyncio.TimerHandle | None = None
         self._in_body = False
         self._body_timer: asyncio.TimerHandle | None = None
+        self._send_timer: asyncio.TimerHandle | None = None
         self._refused = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -54,6 +56,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         """Stops the clocks."""
         self._stop_header_timer()
         self._stop_body_timer()
+        self._stop_send_timer()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -102,7 +105,24 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         """
         super().on_response_complete()
         if self._in_body and not self.transport.is_closing():
-            self._body_timer = self.loop.call_later(self.settings.body_timeout, self.transport.close)
+            seconds = max(self.settings.body_timeout, REST_SECONDS)
+            self._body_timer = self.loop.call_later(seconds, self.transport.close)
+
+    def pause_writing(self) -> None:
+        """The client takes nothing, and enough waits for it: it has so long to go on."""
+        super().pause_writing()
+        self._start_send_timer()
+
+    def resume_writing(self) -> None:
+        """The client goes on."""
+        self._stop_send_timer()
+        super().resume_writing()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Closes an idle connection, for which what is written must first be sent."""
+        super().timeout_keep_alive_handler()
+        if self.transport.get_write_buffer_size():
+            self._start_send_timer()
 
     def send_400_response(self, msg: str) -> None:
         """What uvicorn answers to a request that is no HTTP, as an error object."""
@@ -115,6 +135,16 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         if self._header_timer is not None:
             self._header_timer.cancel()
             self._header_timer = None
+
+    def _start_send_timer(self) -> None:
+        # A transport that is closed would wait for its client for ever.
+        self._stop_send_timer()
+        self._send_timer = self.loop.call_later(self.settings.send_timeout, self.transport.abort)
+
+    def _stop_send_timer(self) -> None:
+        if self._send_timer is not None:
+            self._send_timer.cancel()
+            self._send_timer = None
 
     def _stop_body_timer(self) -> None:
         if self._body_timer is not None:

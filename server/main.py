@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("quire.server")
 
+UNSENT_BYTES = 64 * 1024
+"""What the kernel takes of an answer before it has sent it. By default that may be megabytes, which a client
+who reads nothing would hold, and it would take long until the server knew."""
+
 
 def serve(
     config: EngineConfig,
@@ -93,6 +97,8 @@ def _bind(host: str, port: int) -> socket.socket:
     listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if hasattr(socket, "TCP_NOTSENT_LOWAT"):  # every connection has it from the socket that listens
+            listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
         listening.bind(address)
     except OSError as error:
         listening.close()

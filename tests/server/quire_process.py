@@ -22,9 +22,17 @@ PATIENCE = 120.0  # seconds until something that must come counts as never comin
 class QuireProcess:
     """`quire serve`, by default with the embedded model, on a free port of 127.0.0.1."""
 
-    def __init__(self, folder: Path, *options: str, model: str | Path = "embedded") -> None:
-        self.log = folder / "server.log"
+    def __init__(
+        self,
+        folder: Path,
+        *options: str,
+        model: str | Path = "embedded",
+        log: str | None = None,
+        **variables: str,
+    ) -> None:
+        self.log = folder / "server.log" if log is None else Path(log)
         environment = {name: value for name, value in os.environ.items() if not name.startswith("QUIRE_")}
+        environment |= variables
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "quire", "serve", str(model), "--port", "0", *options],
@@ -34,7 +42,7 @@ class QuireProcess:
                 stderr=log,
                 start_new_session=True,
             )
-        self.url = self._wait_for_url()
+        self.url = self._wait_for_url() if log is None else self._wait_for_port()
         self.engine_pid = self.find_engine().pid
 
     def _wait_for_url(self) -> str:
@@ -45,6 +53,18 @@ class QuireProcess:
             assert self.process.poll() is None, self.log.read_text()
             time.sleep(0.05)
         raise AssertionError(f"the server did not start:\n{self.log.read_text()}")
+
+    def _wait_for_port(self) -> str:
+        """The address, where there is no log to read it from."""
+        process = psutil.Process(self.process.pid)
+        deadline = time.monotonic() + PATIENCE
+        while time.monotonic() < deadline:
+            for connection in process.net_connections("inet"):
+                if connection.status == psutil.CONN_LISTEN:
+                    return f"http://127.0.0.1:{connection.laddr.port}"
+            assert self.process.poll() is None
+            time.sleep(0.05)
+        raise AssertionError("the server did not start")
 
     def find_engine(self) -> psutil.Process:
         """The engine's process: of the server's children the one that runs it."""

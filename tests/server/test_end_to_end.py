@@ -101,7 +101,7 @@ async def test_official_client(server: QuireProcess, client: httpx.AsyncClient) 
         ]
         joined = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
         assert joined == whole.choices[0].message.content
-        assert len(chunks) > 5
+        assert len(chunks) > 2  # deltas that wait together are joined
         assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens
 
 
