@@ -125,8 +125,9 @@ class LoadOptions:
         num_threads: Threads of one instance.
         python_class: For runtime "python": `module:Class`, a `Predictor` that is installed or on
             PYTHONPATH.
-        inputs: The inputs, for formats that do not describe them.
-        outputs: The outputs, for formats that do not describe them.
+        inputs: The inputs, for formats that do not describe them; for others some of them, which must be
+            as the model has them.
+        outputs: The outputs, likewise.
         parameters: For runtimes that take some, as `runtimes.py` says: values that JSON has.
     """
 

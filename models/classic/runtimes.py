@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import ModelError
 from .digests import check_digest
-from .predictor import LoadOptions, Predictor
+from .predictor import LoadOptions, Predictor, TensorSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,13 +115,37 @@ def load_predictor(path: Path, options: LoadOptions, runtime: str | None = None)
     try:
         if options.sha256 is not None:
             check_digest(predictor.files(path), options)
-        return predictor.load(path, options)
+        loaded = predictor.load(path, options)
     except ImportError as error:
         if entry.extra is None:
             raise
         raise ModelError(
             f"{path} needs {error.name}, which cannot be imported: pip install quire[{entry.extra}]"
         ) from error
+    description = loaded.describe()
+    try:
+        _check_agreement(path, options.inputs, description.inputs)
+        _check_agreement(path, options.outputs, description.outputs)
+    except ModelError:
+        loaded.unload()
+        raise
+    return loaded
+
+
+def _check_agreement(path: Path, given: Sequence[TensorSpec], described: Sequence[TensorSpec]) -> None:
+    """Refuses tensors of the configuration that the model has not, or has otherwise."""
+    known = {spec.name: spec for spec in described}
+    for spec in given:
+        found = known.get(spec.name)
+        if found is None:
+            raise ModelError(f"{path} has no tensor {spec.name!r} there, only {sorted(known)}")
+        sizes = zip(spec.shape, found.shape, strict=False)
+        agree = len(spec.shape) == len(found.shape) and all(a == b or -1 in (a, b) for a, b in sizes)
+        if spec.datatype != found.datatype or not agree:
+            raise ModelError(
+                f"{spec.name} is configured as {spec.datatype} {list(spec.shape)}; in {path} it is "
+                f"{found.datatype} {list(found.shape)}"
+            )
 
 
 def _check(path: Path, options: LoadOptions, name: str, entry: Runtime) -> None:

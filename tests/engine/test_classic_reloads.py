@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import math
 import os
 import random
@@ -110,7 +111,31 @@ def onnx_model(folder: Path) -> tuple[Path, Path]:
     return folder / "model.onnx", folder / "w.bin"
 
 
-MAKERS = [lightgbm_model, xgboost_model, skops_model, onnx_model]
+def openvino_model(folder: Path) -> tuple[Path, Path]:
+    if importlib.util.find_spec("openvino") is None:
+        pytest.skip("openvino is not installed")
+    document = """<net name="linear" version="11"><layers>
+    <layer id="0" name="input" type="Parameter" version="opset1"><data shape="?,5" element_type="f32"/>
+    <output><port id="0" precision="FP32" names="input"><dim>-1</dim><dim>5</dim></port></output></layer>
+    <layer id="1" name="w" type="Const" version="opset1">
+    <data element_type="f32" shape="5, 2" offset="0" size="40"/>
+    <output><port id="0" precision="FP32"><dim>5</dim><dim>2</dim></port></output></layer>
+    <layer id="2" name="product" type="MatMul" version="opset1">
+    <data transpose_a="false" transpose_b="false"/>
+    <input><port id="0" precision="FP32"><dim>-1</dim><dim>5</dim></port>
+    <port id="1" precision="FP32"><dim>5</dim><dim>2</dim></port></input>
+    <output><port id="2" precision="FP32" names="output"><dim>-1</dim><dim>2</dim></port></output></layer>
+    <layer id="3" name="result" type="Result" version="opset1">
+    <input><port id="0" precision="FP32"><dim>-1</dim><dim>2</dim></port></input></layer></layers>
+    <edges><edge from-layer="0" from-port="0" to-layer="2" to-port="0"/>
+    <edge from-layer="1" from-port="0" to-layer="2" to-port="1"/>
+    <edge from-layer="2" from-port="2" to-layer="3" to-port="0"/></edges></net>"""
+    (folder / "model.xml").write_text(document)
+    (folder / "model.bin").write_bytes(ROWS[:5, :2].astype(np.float32).tobytes())
+    return folder / "model.xml", folder / "model.bin"
+
+
+MAKERS = [lightgbm_model, xgboost_model, skops_model, onnx_model, openvino_model]
 
 
 @pytest.mark.parametrize("make", MAKERS)
@@ -126,7 +151,7 @@ async def test_flipped_and_truncated_weights_are_refused_and_the_old_ones_serve_
         )
 
     await plane.registry.load(config(digest))
-    rows = ROWS.astype(np.float32 if make in (xgboost_model, onnx_model) else np.float64)
+    rows = ROWS.astype(np.float64 if make in (lightgbm_model, skops_model) else np.float32)
     expected = await plane.infer("m", None, {"input": rows[:8]})
 
     async def ask(number: int) -> None:

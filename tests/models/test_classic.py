@@ -361,6 +361,25 @@ def test_options_that_a_runtime_would_ignore_are_refused(tmp_path: Path) -> None
         load_predictor(tmp_path / "model.txt", LoadOptions(python_class="a:B"))
 
 
+def test_configured_tensors_must_be_as_the_model_has_them(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    path = tmp_path / "model.onnx"
+    onnx_model(path)
+    outputs = [TensorSpec("y", "FP32", (-1, 2))]
+    for right in (TensorSpec("x", "FP32", (-1, 5)), TensorSpec("x", "FP32", (8, -1))):
+        load_predictor(path, LoadOptions(inputs=[right], outputs=outputs))
+    for wrong, text in (
+        (TensorSpec("z", "FP32", (-1, 5)), r"no tensor 'z' there, only \['x'\]"),
+        (TensorSpec("x", "FP64", (-1, 5)), r"configured as FP64 \[-1, 5\]; in .* it is FP32"),
+        (TensorSpec("x", "FP32", (-1, 6)), r"FP32 \[-1, 6\]; in .* it is FP32 \[-1, 5\]"),
+        (TensorSpec("x", "FP32", (5,)), r"FP32 \[5\]"),
+    ):
+        with pytest.raises(ModelError, match=text):
+            load_predictor(path, LoadOptions(inputs=[wrong]))
+    with pytest.raises(ModelError, match="no tensor 'q'"):
+        load_predictor(path, LoadOptions(outputs=[TensorSpec("q", "FP32", (-1,))]))
+
+
 def test_files_that_no_runtime_reads_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no runtime reads"):
         load_predictor(tmp_path / "model.exe", LoadOptions())

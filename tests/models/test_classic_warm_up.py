@@ -117,6 +117,14 @@ def test_a_file_of_another_size_is_refused(tmp_path: Path) -> None:
         request.arrays(BATCHED)
 
 
+def test_a_row_that_nobody_gave_may_not_be_huge() -> None:
+    description = Description((TensorSpec("x", "FP32", (-1, 1 << 25)),), ())
+    with pytest.raises(ModelError, match="input x: a row takes 134217728 bytes"):
+        WarmupRequest().arrays(description)
+    meant = WarmupRequest(inputs={"x": WarmupInput(shape=(1 << 25,))})
+    assert meant.arrays(description)["x"].nbytes == 1 << 27
+
+
 def test_settings_out_of_range_are_refused() -> None:
     with pytest.raises(ModelError, match="no batch dimension"):
         WarmupRequest(batch_size=2).arrays(ALONE)
