@@ -14,8 +14,15 @@ from .predictor import (
     Predictor,
     TensorSpec,
     as_outputs,
+    check_features,
     single_input,
 )
+
+COUNTS = (
+    *(b"num_class", b"num_tree_per_iteration", b"max_feature_idx", b"num_leaves", b"num_cat"),
+    b"tree_sizes",
+)
+"""Lines whose numbers, or their sum, are at most the file's size in bytes."""
 
 
 class LightGBMPredictor(Predictor):
@@ -35,12 +42,15 @@ class LightGBMPredictor(Predictor):
         """Loads a text file; see `Predictor.load`."""
         import lightgbm
 
+        _check_counts(path)
         try:
             booster = lightgbm.Booster(model_file=str(path))
-        except lightgbm.basic.LightGBMError as error:
+        except Exception as error:
+            # Its errors, and those of decoding and parsing what it says of the file.
             raise ModelError(f"{path} is no LightGBM model: {error}") from error
-        if booster.num_feature() < 1 or booster.num_trees() < 1:
-            raise ModelError(f"{path} is no LightGBM model: it has no features or no trees")
+        check_features(path, booster.num_feature())
+        if booster.num_trees() < 1:
+            raise ModelError(f"{path} is no LightGBM model: it has no trees")
         return cls(booster, options.num_threads)
 
     def predict(self, inputs: Arrays) -> dict[str, Array]:
@@ -55,3 +65,21 @@ class LightGBMPredictor(Predictor):
     def unload(self) -> None:
         """Frees the booster."""
         self._booster = None
+
+
+def _check_counts(path: Path) -> None:
+    """Refuses a file that claims more than it can hold: LightGBM believes it, and crashes."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        for line in file:
+            name, _, value = line.partition(b"=")
+            if name not in COUNTS:
+                continue
+            try:
+                claimed = sum(map(int, value.split()))
+            except ValueError as error:
+                raise ModelError(f"{path} is no LightGBM model: {error}") from error
+            if not 0 <= claimed <= size:
+                raise ModelError(
+                    f"{path} is no LightGBM model: its {name.decode()} is {claimed}, and it has {size} bytes"
+                )

@@ -179,6 +179,16 @@ class Predictor(ABC):
         """Gives back what the model holds; nothing is called after it."""
 
 
+MAX_FEATURES = 1 << 22
+"""Columns of a table at most: a file of a few bytes can claim any number of them."""
+
+
+def check_features(path: Path, features: int) -> None:
+    """Raises ModelError if a model of tables claims no columns, or more than any has."""
+    if not 1 <= features <= MAX_FEATURES:
+        raise ModelError(f"{path} claims {features} features; it may have from 1 to {MAX_FEATURES}")
+
+
 def single_input(inputs: Arrays) -> Array:
     """The array of a model with one input."""
     (array,) = inputs.values()

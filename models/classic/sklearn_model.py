@@ -21,6 +21,7 @@ from .predictor import (
     TensorSpec,
     as_bytes,
     as_outputs,
+    check_features,
     datatype,
     single_input,
 )
@@ -64,6 +65,7 @@ class SklearnPredictor(Predictor):
         else:
             check_trusted(path, options, "a pickle")
             estimator = _load_pickle(path)
+        check_features(path, getattr(estimator, "n_features_in_", 1))
         try:
             return cls(estimator)
         except (ValueError, TypeError, AttributeError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
 from pathlib import Path
 from typing import Any, Self
@@ -10,11 +11,15 @@ from typing import Any, Self
 import numpy as np
 
 from ...errors import InvalidRequest, ModelError, UntrustedModel
+from ..safetensors_reader import stored_tensors
 from .predictor import Array, Arrays, Description, LoadOptions, Predictor, TensorSpec, single_input
 
 PARAMETERS = ("task", "pooling", "normalize")
 TASKS = ("classification", "embedding")
 POOLINGS = ("mean", "cls")
+
+MAX_MISSING = 8 << 20
+"""Weights that a checkpoint may lack: of poolers that no embedding reads, and buffers that are computed."""
 
 
 class TransformersPredictor(Predictor):
@@ -50,9 +55,12 @@ class TransformersPredictor(Predictor):
         logging.disable_progress_bar()  # a log is no terminal
         torch.set_num_threads(options.num_threads)
         classes = parameters["task"] == "classification"
+        auto: Any = AutoModelForSequenceClassification if classes else AutoModel
         try:
-            model, info = (AutoModelForSequenceClassification if classes else AutoModel).from_pretrained(
+            config = _checked_config(path, auto)
+            model, info = auto.from_pretrained(
                 path,
+                config=config,
                 local_files_only=True,
                 trust_remote_code=False,
                 use_safetensors=True,
@@ -123,6 +131,27 @@ class TransformersPredictor(Predictor):
         hidden = output.last_hidden_state
         pooled = hidden[:, 0] if self._parameters["pooling"] == "cls" else hidden.mean(1)
         return torch.nn.functional.normalize(pooled, dim=-1) if self._parameters["normalize"] else pooled
+
+
+def _checked_config(path: Path, auto: Any) -> Any:
+    """The configuration; refuses one that claims a larger model than the folder holds.
+
+    Transformers would take the memory before it misses the weights.
+    """
+    import torch
+    from transformers import AutoConfig
+
+    stored = stored_tensors(path)
+    config: Any = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    if (layers := getattr(config, "num_hidden_layers", 0)) > len(stored):
+        raise ModelError(f"{path} claims {layers} layers; it holds {len(stored)} tensors")
+    with torch.device("meta"):
+        model = auto.from_config(config, trust_remote_code=False)
+    claimed = sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()))
+    held = sum(math.prod(tensor.shape) for tensor in stored.values())
+    if claimed > held + MAX_MISSING:
+        raise ModelError(f"{path} claims {claimed} weights; it holds {held}")
+    return config
 
 
 def _parameters(options: LoadOptions) -> dict[str, Any]:

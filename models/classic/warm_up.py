@@ -24,6 +24,9 @@ RANDOM_INTEGERS = 100
 
 RANDOM_TEXT_LENGTH = 8
 
+MAX_DESCRIBED_BYTES = 64 << 20
+"""A row whose sizes nobody gave but the model's file is no larger: the file may claim anything."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WarmupInput:
@@ -115,6 +118,8 @@ def _row(given: WarmupInput, spec: TensorSpec, sizes: tuple[int, ...]) -> Array:
     if given.values is not None:
         return _as_bytes(given.values) if spec.datatype == "BYTES" else _exactly(given.values, dtype)
     shape = given.shape if given.shape is not None else tuple(1 if size == -1 else size for size in sizes)
+    if given.shape is None and (num_bytes := math.prod(shape) * dtype.itemsize) > MAX_DESCRIBED_BYTES:
+        raise ValueError(f"a row takes {num_bytes} bytes; if that is meant, give its shape")
     if given.file is not None:
         return _from_file(given.file, spec, shape)
     if given.fill == "random":

@@ -16,8 +16,10 @@ from .predictor import (
     Predictor,
     TensorSpec,
     as_outputs,
+    check_features,
     single_input,
 )
+from .ubjson import check_lengths
 
 
 class XGBoostPredictor(Predictor):
@@ -39,8 +41,11 @@ class XGBoostPredictor(Predictor):
         import xgboost
 
         try:
+            if path.suffix.lower() == ".ubj":
+                check_lengths(path.read_bytes())
             booster = xgboost.Booster({"nthread": options.num_threads})
             booster.load_model(str(path))
+            check_features(path, booster.num_features())
             booster.set_param({"nthread": options.num_threads})
             return cls(booster)
         except (xgboost.core.XGBoostError, ValueError) as error:
