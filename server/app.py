@@ -64,6 +64,7 @@ from .tgi.routes import TYPES as TGI_TYPES
 from .tgi.routes import tgi_routes
 from .tokens import TYPES as TOKEN_TYPES
 from .tokens import token_routes
+from .torchserve.management_routes import add_management_routes
 from .torchserve.routes import TYPES as TORCHSERVE_TYPES
 from .torchserve.routes import torchserve_routes
 from .vertex.routes import TYPES as VERTEX_TYPES
@@ -180,6 +181,7 @@ def create_app(
         vertex_routes,
     ):
         app.include_router(routes(context))
+    add_management_routes(context)
     app.include_router(page_routes())
     app.include_router(bentoml_routes(context))  # last: its paths are models' names
     openapi.install(app, TYPES)

@@ -96,7 +96,7 @@ class Container:
                 stderr=log,
             )
         deadline = time.monotonic() + PATIENCE
-        while not (found := re.search(r"on (http://127\.0\.0\.1:\d+)", self.log.read_text())):
+        while not (found := re.search(r"serves .* on (http://127\.0\.0\.1:\d+)", self.log.read_text())):
             assert self.process.poll() is None, self.log.read_text()
             assert time.monotonic() < deadline, self.log.read_text()
             time.sleep(0.05)

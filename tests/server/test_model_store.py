@@ -9,13 +9,13 @@ from pathlib import Path
 
 import httpx
 import pytest
+from fastapi import FastAPI
 
 from quire.engine.model_manager import ModelManager
 from quire.errors import InvalidRequest, NotFound
 from quire.server.app import create_app
 from quire.server.model_store import find_in_store
 from quire.server.settings import ServerSettings
-from quire.server.torchserve.management_routes import management_routes
 
 from .classic_models import Trained, rows
 from .fake_engine import FakeEngine
@@ -45,18 +45,30 @@ def store(trained: Trained, tmp_path: Path) -> Path:
     return folder
 
 
+class ByPath(httpx.AsyncBaseTransport):
+    """The admin port for TorchServe's management, and the main port for the rest."""
+
+    def __init__(self, app: FastAPI) -> None:
+        context = app.state.context
+        self._main = httpx.ASGITransport(app)
+        self._admin = self._main
+        if not context.settings.sagemaker_multi_model:
+            self._admin = httpx.ASGITransport(context.admin.entrance(app))
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        chosen = self._admin if request.url.path.startswith("/models") else self._main
+        return await chosen.handle_async_request(request)
+
+
 @contextlib.asynccontextmanager
 async def managed(settings: ServerSettings, **options: object) -> AsyncIterator[httpx.AsyncClient]:
-    engine, manager = FakeEngine(), ModelManager(**options)  # type: ignore[arg-type]
+    manager = ModelManager(**options)  # type: ignore[arg-type]
     app = create_app({}, settings, manager=manager)
-    if not settings.sagemaker_multi_model:
-        app.include_router(management_routes(app.state.context))
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://quire") as client:
+    async with httpx.AsyncClient(transport=ByPath(app), base_url="http://quire") as client:
         try:
             yield client
         finally:
             await manager.close()
-            await engine.close_grammars()
 
 
 async def test_nothing_outside_of_the_store_is_found(store: Path) -> None:
