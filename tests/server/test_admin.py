@@ -225,7 +225,7 @@ async def test_with_an_admin_port_the_admin_routes_are_there_alone(keys: tuple[A
         context.admin.is_apart = True
         router = APIRouter()
 
-        @router.get("/models")
+        @router.get("/others")
         async def others() -> dict[str, str]:
             return {"who": "another dialect"}
 
@@ -241,9 +241,9 @@ async def test_with_an_admin_port_the_admin_routes_are_there_alone(keys: tuple[A
                 assert (await admin.get(path, headers=OWNER)).status_code == 200
             assert (await main.post("/reset_prefix_cache", headers=OWNER)).status_code == 404
             assert (await admin.post("/reset_prefix_cache", headers=OWNER)).status_code == 200
-            assert (await main.get("/models", headers=OWNER)).status_code == 404
-            assert (await admin.get("/models", headers=OWNER)).json() == {"who": "another dialect"}
-            assert (await admin.post("/models", headers=OWNER)).status_code == 405
+            assert (await main.get("/others", headers=OWNER)).status_code == 404
+            assert (await admin.get("/others", headers=OWNER)).json() == {"who": "another dialect"}
+            assert (await admin.post("/others", headers=OWNER)).status_code == 405
             for path in ("/v1/models", "/api/tags", "/", "/ui/app.js", "/nonsense"):
                 assert (await admin.get(path, headers=OWNER)).status_code == 404
             body = {"prompt": "hello"}
@@ -256,5 +256,5 @@ async def test_with_an_admin_port_the_admin_routes_are_there_alone(keys: tuple[A
             if keys:
                 assert (await admin.get("/admin/models")).status_code == 401
                 assert (await admin.get("/admin/models", headers=ALICE)).status_code == 403
-                assert (await admin.get("/models")).status_code == 401
-                assert (await admin.get("/models", headers=ALICE)).status_code == 403
+                assert (await admin.get("/others")).status_code == 401
+                assert (await admin.get("/others", headers=ALICE)).status_code == 403
