@@ -27,7 +27,13 @@ class Version(msgspec.Struct):
     version: str
 
 
-TYPES = (Status, Version)
+class Load(msgspec.Struct):
+    """The requests that are being answered; probes and this question do not count."""
+
+    server_load: int
+
+
+TYPES = (Status, Version, Load)
 """What the OpenAPI document defines."""
 
 _OK = msgspec.json.encode(Status())
@@ -70,6 +76,11 @@ def health_routes(context: ServerContext) -> APIRouter:
     async def version() -> Response:
         return Response(msgspec.json.encode(Version(__version__)), media_type="application/json")
 
+    @router.get("/load", **describe("How many requests are being answered", answer=Load))
+    async def load() -> Response:
+        others = Load(context.num_in_flight - 1)
+        return Response(msgspec.json.encode(others), media_type="application/json")
+
     @router.get("/metrics", summary="Prometheus metrics", response_class=Response)
     async def metrics() -> Response:
         return Response(context.metrics.render(), media_type=CONTENT_TYPE)
@@ -85,5 +96,5 @@ def health_routes(context: ServerContext) -> APIRouter:
             await model.engine.reset_prefix_cache()
         return Response(_OK, media_type="application/json")
 
-    _ = (health, ready, version, metrics, reset_prefix_cache)
+    _ = (health, ready, version, load, metrics, reset_prefix_cache)
     return router

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 import quire
 
-from .conftest import Served
+from .conftest import Served, until
 
 GAUGES = ("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc")
 COUNTERS = (
@@ -42,6 +44,18 @@ async def test_probes(served: Served) -> None:
     served.engine.is_alive = False
     assert (await served.client.get("/health")).status_code == 503
     assert (await served.client.get("/ping")).status_code == 503
+
+
+async def test_load(served: Served) -> None:
+    """Those that are being answered count, and the question does not."""
+    assert (await served.client.get("/load")).json() == {"server_load": 0}
+    served.engine.going.clear()
+    running = [asyncio.create_task(served.chat()) for _ in range(3)]
+    await until(lambda: len(served.engine.running) == 3, "they run")
+    assert (await served.client.get("/load")).json() == {"server_load": 3}
+    served.engine.going.set()
+    await asyncio.gather(*running)
+    assert (await served.client.get("/load")).json() == {"server_load": 0}
 
 
 async def test_version(served: Served) -> None:
