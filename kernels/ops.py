@@ -201,6 +201,7 @@ rms_norm = Op(reference.rms_norm)
 add_rms_norm = Op(reference.add_rms_norm)
 layer_norm = Op(reference.layer_norm)
 add_layer_norm = Op(reference.add_layer_norm)
+rope = Op(reference.rope)
 rope_and_cache_write = Op(reference.rope_and_cache_write)
 paged_attention = Op(reference.paged_attention, _attention_kind)
 packed_attention = Op(reference.packed_attention)
@@ -219,6 +220,7 @@ OPS: tuple[Op[..., Any], ...] = (
     add_rms_norm,
     layer_norm,
     add_layer_norm,
+    rope,
     rope_and_cache_write,
     paged_attention,
     packed_attention,
@@ -304,6 +306,7 @@ TABLE: dict[str, tuple[Cell, ...]] = {
     "add_rms_norm": (CPP, _triton("rms_norm")),
     "layer_norm": (CPP,),
     "add_layer_norm": (CPP,),
+    "rope": (),
     "rope_and_cache_write": (CPP, _triton("rope_and_cache_write")),
     "paged_attention": (
         CPP,

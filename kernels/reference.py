@@ -62,6 +62,15 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat((first * cos - second * sin, second * cos + first * sin, rest), -1).to(x.dtype)
 
 
+def rope(x: Tensor, cos_sin: Tensor, positions: Tensor) -> Tensor:
+    """Rotates heads `[T, heads, head_size]` by their positions, int64 `[T]`; see `rotate`.
+
+    `cos_sin` is the table that `rope_and_cache_write` reads.
+    """
+    cos, sin = cos_sin[positions].chunk(2, -1)
+    return rotate(x, cos, sin)
+
+
 def to_cache(x: Tensor, dtype: torch.dtype) -> Tensor:
     """Heads `[..., head_size]` as a KV cache of a dtype holds them.
 

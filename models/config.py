@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from ..errors import ModelError, UntrustedModel
 from .config_reader import Fields, read_json
-from .encoder_config import ClassifierConfig, EncoderConfig, read_classifier, read_encoder
+from .encoder_config import ClassifierConfig, EncoderConfig, read_classifier, read_encoder, read_modernbert
 from .quant.config import EMBEDDING, SCORE, QuantizationConfig, QuantScheme, read_quantization
 from .registry import CLASSIFIES, ENCODERS, is_classifier, known_architectures
 from .rope_config import RopeConfig, read_rope
@@ -243,10 +243,15 @@ def _parse_encoder(config: Fields, sentences: Fields, architecture: str) -> Mode
     family = ENCODERS[architecture][0]
     names = DISTILBERT_NAMES if family == "distilbert" else {}
     config = Fields({names.get(name, name): value for name, value in config.values.items()}, config.source)
-    encoder = read_encoder(config, sentences, family)
+    if family == "modernbert":
+        encoder = read_modernbert(config, sentences)
+    else:
+        encoder = read_encoder(config, sentences, family)
     hidden_size, num_heads = config.integer("hidden_size"), config.integer("num_attention_heads", high=4096)
     if hidden_size % num_heads:
         raise config.error("hidden_size", f"a multiple of num_attention_heads ({num_heads})")
+    if encoder.windows and hidden_size // num_heads % 2:
+        raise config.error("num_attention_heads", "such that heads have an even size, for rotary positions")
     context = encoder.num_positions - encoder.first_position
     if context < 1:
         raise config.error("max_position_embeddings", f"more than {encoder.first_position}")

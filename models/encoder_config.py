@@ -12,6 +12,7 @@ EncoderActivation = Literal["gelu", "gelu_tanh", "relu"]
 ClassifierActivation = Literal["softmax", "sigmoid", "none"]
 
 MAX_LABELS = 1 << 16
+GLOBAL, LOCAL = "full_attention", "sliding_attention"
 
 _ACTIVATIONS: dict[str, EncoderActivation] = {
     "gelu": "gelu",
@@ -50,6 +51,10 @@ class EncoderConfig:
         num_token_types: Rows of the table of token types; 0 if there is none.
         padding_id: For models whose positions are counted as RoBERTa's are, from `padding_id + 1` on and past
             padding tokens; None where they count from 0.
+        norm_bias, attention_bias, mlp_bias, head_bias: Whether norms, projections, MLPs and the head's first
+            layer have biases.
+        windows: For each layer, how far a token sees to each side, 0 for the whole text; ModernBERT only.
+        theta, local_theta: Bases of the rotary frequencies in layers that see the whole text, and in others.
         usual_length: The tokens to which sentence-transformers cuts a text; None if it does not.
     """
 
@@ -59,6 +64,13 @@ class EncoderConfig:
     num_token_types: int = 0
     padding_id: int | None = None
     usual_length: int | None = None
+    norm_bias: bool = True
+    attention_bias: bool = True
+    mlp_bias: bool = True
+    head_bias: bool = True
+    windows: tuple[int, ...] = ()
+    theta: float = 0.0
+    local_theta: float = 0.0
 
     @property
     def first_position(self) -> int:
@@ -94,6 +106,49 @@ def read_encoder(config: Fields, sentences: Fields, family: str) -> EncoderConfi
         padding_id=config.integer("pad_token_id", 1, low=0) if family == "roberta" else None,
         usual_length=sentences.integer("max_seq_length") if sentences.has("max_seq_length") else None,
     )
+
+
+def read_modernbert(config: Fields, sentences: Fields) -> EncoderConfig:
+    """What config.json says about a ModernBERT; arguments and errors as of `read_encoder`."""
+    for name in ("hidden_activation", "classifier_activation"):
+        if config.string(name, "gelu") != "gelu":
+            raise config.error(name, "gelu")
+    if config.string("classifier_pooling", "cls") not in ("cls", "mean"):
+        raise config.error("classifier_pooling", "cls or mean")
+    num_layers = config.integer("num_hidden_layers", high=1024)
+    every = config.integer("global_attn_every_n_layers", 3, high=1024)
+    kinds = config.strings("layer_types") or [
+        LOCAL if layer % every else GLOBAL for layer in range(num_layers)
+    ]
+    if len(kinds) != num_layers or not set(kinds) <= {GLOBAL, LOCAL}:
+        raise config.error("layer_types", f"{num_layers} times {GLOBAL} or {LOCAL}")
+    window = config.integer("local_attention", 128, low=2, high=1 << 31) // 2
+    return EncoderConfig(
+        layer_norm_eps=config.number("norm_eps", 1e-5),
+        hidden_act="gelu",
+        num_positions=config.integer("max_position_embeddings", 8192, high=1 << 31),
+        usual_length=sentences.integer("max_seq_length") if sentences.has("max_seq_length") else None,
+        norm_bias=config.boolean("norm_bias"),
+        attention_bias=config.boolean("attention_bias"),
+        mlp_bias=config.boolean("mlp_bias"),
+        head_bias=config.boolean("classifier_bias"),
+        windows=tuple(window if kind == LOCAL else 0 for kind in kinds),
+        theta=_theta(config, GLOBAL, config.number("global_rope_theta", 160000.0)),
+        local_theta=_theta(config, LOCAL, config.number("local_rope_theta", 10000.0)),
+    )
+
+
+def _theta(config: Fields, kind: str, default: float) -> float:
+    """The base of the frequencies of one kind of layers, as transformers 5 writes it, or as before."""
+    if config.has("rope_scaling"):
+        raise config.error("rope_scaling", "absent: an encoder's positions are not stretched")
+    rope = config.object("rope_parameters")
+    parameters = None if rope is None else rope.object(kind)
+    if parameters is None:
+        return default
+    if parameters.string("rope_type", "default") != "default":
+        raise parameters.error("rope_type", "default")
+    return parameters.number("rope_theta", default)
 
 
 def read_classifier(config: Fields) -> ClassifierConfig:

@@ -81,6 +81,8 @@ class PoolingConfig:
         from_encoder = is_encoder(architecture)
         if is_classifier(architecture):
             head_mode: PoolingMode = "cls" if from_encoder else "last"
+            if config.string("classifier_pooling", "cls") == "mean":  # a choice that only ModernBERT has
+                head_mode = "mean"
             return cls(
                 mode=head_mode, normalize=False, hidden_size=hidden_size, classifier=read_classifier(config)
             )

@@ -18,6 +18,10 @@ CLS, SEP, PAD = 256, 257, 258
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "Bert": ("BertConfig", {}),
     "DistilBert": ("DistilBertConfig", {"dim": 64, "hidden_dim": 96, "n_layers": 3, "n_heads": 4}),
+    "ModernBert": (
+        "ModernBertConfig",
+        {"local_attention": 10, "global_attn_every_n_layers": 2, "cls_token_id": CLS, "sep_token_id": SEP},
+    ),
     "Roberta": ("RobertaConfig", {"pad_token_id": 1, "type_vocab_size": 1}),
     "XLMRoberta": ("XLMRobertaConfig", {"pad_token_id": 1, "type_vocab_size": 1}),
 }

@@ -27,6 +27,12 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "bert relu": ("BertModel", {"hidden_act": "relu"}),
     "distilbert": ("DistilBertModel", {}),
     "distilbert of masked tokens": ("DistilBertForMaskedLM", {}),
+    "modernbert": ("ModernBertModel", {}),
+    "modernbert biases": (
+        "ModernBertModel",
+        {"norm_bias": True, "attention_bias": True, "mlp_bias": True, "num_hidden_layers": 2},
+    ),
+    "modernbert of masked tokens": ("ModernBertForMaskedLM", {}),
     "roberta": ("RobertaModel", {}),
     "xlm-roberta": ("XLMRobertaModel", {}),
     "xlm-roberta of masked tokens": ("XLMRobertaForMaskedLM", {}),
@@ -34,6 +40,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 CLASSIFIERS: dict[str, tuple[str, dict[str, Any]]] = {
     "bert": ("BertForSequenceClassification", {"num_labels": 3}),
     "distilbert": ("DistilBertForSequenceClassification", {"num_labels": 2}),
+    "modernbert": ("ModernBertForSequenceClassification", {"num_labels": 3, "classifier_bias": True}),
     "roberta": ("RobertaForSequenceClassification", {"num_labels": 1}),
     "xlm-roberta": ("XLMRobertaForSequenceClassification", {"num_labels": 4}),
 }

@@ -96,3 +96,85 @@ def test_dimensions(tmp_path: Path) -> None:
             with pytest.raises(InvalidRequest, match=f"{dimensions}") as caught:
                 config.check_dimensions(dimensions)
             assert caught.value.param == "dimensions"
+
+
+@pytest.mark.parametrize(
+    ("architecture", "mode"),
+    [("BertModel", "mean"), ("XLMRobertaForMaskedLM", "mean"), ("Qwen2ForCausalLM", "last")],
+)
+def test_each_kind_has_a_way_of_its_own_without_files(tmp_path: Path, architecture: str, mode: str) -> None:
+    config = PoolingConfig.from_folder(folder(tmp_path, architectures=[architecture]))
+    assert (config.mode, config.normalize, config.tasks) == (mode, True, ("embed", "score"))
+    with pytest.raises(InvalidRequest, match="no head"):
+        config.check_task("classify")
+
+
+@pytest.mark.parametrize(
+    ("switch", "mode"),
+    [
+        ("cls_token", "cls"),
+        ("max_tokens", "max"),
+        ("mean_sqrt_len_tokens", "mean_sqrt_len"),
+        ("weightedmean_tokens", "weightedmean"),
+    ],
+)
+def test_more_modes_for_encoders(tmp_path: Path, switch: str, mode: str) -> None:
+    pooling = {f"pooling_mode_{switch}": True}
+    path = folder(tmp_path, steps("Transformer", "Pooling"), pooling, architectures=["BertModel"])
+    assert PoolingConfig.from_folder(path).mode == mode
+
+
+@pytest.mark.parametrize(
+    ("fields", "mode", "activation", "tasks"),
+    [
+        ({"id2label": {"0": "a", "1": "b"}}, "cls", "softmax", ("classify",)),
+        ({"id2label": {"0": "a"}}, "cls", "sigmoid", ("classify", "score")),
+        ({"id2label": {"0": "a"}, "problem_type": "regression"}, "cls", "none", ("classify", "score")),
+        (
+            {"id2label": {"0": "a", "1": "b"}, "problem_type": "multi_label_classification"},
+            "cls",
+            "sigmoid",
+            ("classify",),
+        ),
+        (
+            {
+                "id2label": {"0": "a"},
+                "sentence_transformers": {"activation_fn": "torch.nn.modules.linear.Identity"},
+            },
+            "cls",
+            "none",
+            ("classify", "score"),
+        ),
+        ({"classifier_pooling": "mean"}, "mean", "softmax", ("classify",)),
+    ],
+)
+def test_heads(tmp_path: Path, fields: dict, mode: str, activation: str, tasks: tuple) -> None:
+    path = folder(tmp_path, architectures=["BertForSequenceClassification"], **fields)
+    config = PoolingConfig.from_folder(path)
+    assert config.classifier is not None
+    assert (config.mode, config.classifier.activation, config.tasks) == (mode, activation, tasks)
+    with pytest.raises(InvalidRequest, match="makes no embeddings"):
+        config.check_task("embed")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"id2label": {"1": "a"}},
+        {"id2label": {}},
+        {"id2label": {"0": 1}},
+        {"problem_type": "guessing"},
+        {"sbert_ce_default_activation_function": "os.system"},
+    ],
+)
+def test_malformed_heads(tmp_path: Path, fields: dict) -> None:
+    with pytest.raises(ModelError):
+        PoolingConfig.from_folder(folder(tmp_path, architectures=["BertForSequenceClassification"], **fields))
+
+
+def test_prompts_by_name(tmp_path: Path) -> None:
+    (tmp_path / "config_sentence_transformers.json").write_text('{"prompts": {"query": "query: "}}')
+    config = PoolingConfig.from_folder(folder(tmp_path))
+    assert (config.prompt("query"), config.prompt(None)) == ("query: ", "")
+    with pytest.raises(InvalidRequest, match="'query'"):
+        config.prompt("passage")

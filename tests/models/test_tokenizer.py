@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 import sentencepiece
+from tokenizers import Tokenizer as Backend
 from transformers import AutoTokenizer
 
+import tiny_encoders
 from quire.errors import InvalidRequest, ModelError
 from quire.models.chat_template import ChatTemplate
 from quire.models.tokenizer import Tokenizer
@@ -230,3 +232,47 @@ def test_what_is_no_sentencepiece_model(data: bytes, tmp_path: Path) -> None:
     (tmp_path / "tokenizer.model").write_bytes(data)
     with pytest.raises(ModelError, match="no SentencePiece model"):
         Tokenizer.from_folder(tmp_path)
+
+
+@pytest.mark.parametrize("limit", [None, 4, 5, 8, 9, 20, 60])
+def test_pairs_as_the_library_writes_and_cuts_them(tmp_path: Path, limit: int | None) -> None:
+    tiny_encoders.write_tokenizer(tmp_path)
+    library = Backend.from_file(str(tmp_path / "tokenizer.json"))
+    if limit is not None:
+        library.enable_truncation(limit, strategy="longest_first")
+    texts = ["", "a", "moon", "the sea of night", "x" * 40]
+    pairs = [(left, right) for left in texts for right in texts]
+    for pair, (ids, second) in zip(
+        pairs, Tokenizer.from_folder(tmp_path).encode_pairs(pairs, max_tokens=limit), strict=True
+    ):
+        expected = library.encode(*pair)
+        assert ids == expected.ids
+        assert second == expected.type_ids.index(1)
+
+
+def test_pairs_whose_second_text_has_no_type_of_its_own(tmp_path: Path) -> None:
+    tiny_encoders.write_tokenizer(tmp_path, types=False)
+    ((_, second),) = Tokenizer.from_folder(tmp_path).encode_pairs([("a", "b")])
+    assert second is None
+
+
+def test_pairs_that_cannot_be_written(tmp_path: Path) -> None:
+    tiny_encoders.write_tokenizer(tmp_path)
+    tokenizer = Tokenizer.from_folder(tmp_path)
+    with pytest.raises(InvalidRequest, match="too few"):
+        tokenizer.encode_pairs([("a", "b")], max_tokens=3)
+    with pytest.raises(InvalidRequest, match="surrogate"):
+        tokenizer.encode_pairs([("a", "\ud800")])
+
+
+def test_what_stands_around_a_text(tmp_path: Path) -> None:
+    tiny_encoders.write_tokenizer(tmp_path)
+    assert Tokenizer.from_folder(tmp_path).around == ([tiny_encoders.CLS], [tiny_encoders.SEP])
+
+
+def test_texts_in_lower_case_where_sentence_transformers_asks_for_it(tmp_path: Path) -> None:
+    tiny_encoders.write_tokenizer(tmp_path)
+    as_it_is = Tokenizer.from_folder(tmp_path)
+    (tmp_path / "sentence_bert_config.json").write_text('{"max_seq_length": 9, "do_lower_case": true}')
+    lowered = Tokenizer.from_folder(tmp_path)
+    assert lowered.encode("MoOn") == as_it_is.encode("moon") != as_it_is.encode("MoOn")
