@@ -47,6 +47,10 @@ def serve(
         ),
     ] = None,
     admin_host: Annotated[str, typer.Option(help="Address of the admin port.")] = "127.0.0.1",
+    grpc_port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help="Port for the Open Inference Protocol by gRPC; 0 for any."),
+    ] = None,
     api_key_file: Annotated[
         Path | None, typer.Option(help="A file of API keys with their limits, one on each line.")
     ] = None,
@@ -76,7 +80,13 @@ def serve(
         plan = _read_config(config_file, given)
         if plan is None:
             plan = ServerPlan(models=(), settings=settings)
-        values = {"host": host, "port": port, "admin_host": admin_host, "admin_port": admin_port}
+        values = {
+            "host": host,
+            "port": port,
+            "admin_host": admin_host,
+            "admin_port": admin_port,
+            "grpc_port": grpc_port,
+        }
         changes: dict[str, Any] = {name: value for name, value in values.items() if name in given}
         limits = {name: getattr(settings, name) for name in SERVER.help if name in given}
         if api_key_file is not None or config_file is None:

@@ -36,6 +36,7 @@ logger = logging.getLogger("quire.server")
 UNSENT_BYTES = 64 * 1024
 """What the kernel takes of an answer before it has sent it. By default that may be megabytes, which a client
 who reads nothing would hold, and it would take long until the server knew."""
+GRPC_FLUSH_SECONDS = 2  # for answers that are complete but not yet taken by their clients
 
 
 def serve(
@@ -146,7 +147,7 @@ async def _serve(plan: ServerPlan, listening: socket.socket, admin_listening: so
         # What is there now stays: the collector need not look at it again and again.
         gc.collect()
         gc.freeze()
-        async with _admin_server(app, admin_listening):
+        async with _admin_server(app, admin_listening), _grpc_server(app, plan):
             logger.info("quire serves %s on %s", names, _url(listening))
             await server.serve(sockets=[listening])
     finally:
@@ -173,6 +174,24 @@ async def _admin_server(app: FastAPI, listening: socket.socket | None) -> AsyncG
     finally:
         server.should_exit = True
         await serving
+
+
+@contextlib.asynccontextmanager
+async def _grpc_server(app: FastAPI, plan: ServerPlan) -> AsyncGenerator[None]:
+    """Serves the Open Inference Protocol by gRPC, if there is a port for it, as long as HTTP is served."""
+    if plan.grpc_port is None:
+        yield
+        return
+    try:
+        from .oip.grpc_server import GrpcServer
+    except ImportError as error:
+        raise QuireError(f"grpc_port needs the extra grpc: pip install 'quire[grpc]' ({error})") from error
+    server = await GrpcServer.start(app.state.context, plan.host, plan.grpc_port)
+    logger.info("gRPC is on %s:%d", plan.host, server.port)
+    try:
+        yield
+    finally:
+        await server.stop(GRPC_FLUSH_SECONDS)
 
 
 def _url(listening: socket.socket) -> str:

@@ -28,6 +28,7 @@ class ServerPlan:
         settings: Its limits and switches.
         host, port: Where it listens; port 0 takes a free one.
         admin_host, admin_port: Where its admin routes are; without a port, beside the others.
+        grpc_port: Where, on `host`, the Open Inference Protocol is served by gRPC; None for nowhere.
         default_model: Answers requests that name no model; by default the first language model.
         memory_budget: Bytes that the models' processes may take together; None for no budget.
         deployments: The `[[deployments]]` tables as they are.
@@ -40,6 +41,7 @@ class ServerPlan:
     port: int = 8000
     admin_host: str = "127.0.0.1"
     admin_port: int | None = None
+    grpc_port: int | None = None
     default_model: str | None = None
     memory_budget: int | None = None
     deployments: tuple[Mapping[str, Any], ...] = ()
@@ -59,7 +61,11 @@ class ServerPlan:
             versions.add((spec.name, spec.version))
         if self.default_model is not None and seen.get(self.default_model) != "llm":
             raise ValueError(f"default_model is {self.default_model!r}, which is no language model here")
-        for name, port in (("port", self.port), ("admin_port", self.admin_port)):
+        for name, port in (
+            ("port", self.port),
+            ("admin_port", self.admin_port),
+            ("grpc_port", self.grpc_port),
+        ):
             if port is not None and not 0 <= port < 1 << 16:
                 raise ValueError(f"{name} must be from 0 to 65535, got {port}")
         if self.memory_budget is not None and self.memory_budget < 1:

@@ -44,7 +44,7 @@ MAX_FILE_BYTES = 4 * 1024 * 1024
 
 Load = Literal["start", "on_demand", "manual"]
 
-LISTENING = ("host", "port", "admin_host", "admin_port", "default_model")
+LISTENING = ("host", "port", "admin_host", "admin_port", "grpc_port", "default_model")
 
 ServerTable: Any = table_of(
     ServerSettings,
@@ -55,6 +55,7 @@ ServerTable: Any = table_of(
         ("port", int | msgspec.UnsetType, msgspec.UNSET),
         ("admin_host", str | msgspec.UnsetType, msgspec.UNSET),
         ("admin_port", int | msgspec.UnsetType, msgspec.UNSET),
+        ("grpc_port", int | msgspec.UnsetType, msgspec.UNSET),
         ("default_model", str | msgspec.UnsetType, msgspec.UNSET),
         ("memory_budget", int | str | msgspec.UnsetType, msgspec.UNSET),
         ("api_key_file", Path | None, None),

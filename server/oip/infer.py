@@ -240,9 +240,9 @@ def _understood(message: InferBody, tail: memoryview) -> Ask:
         raise InvalidRequest(f"{len(tail) - position} bytes behind the JSON belong to no input")
     ask = Ask(arrays, id=message.id)
     if message.parameters is not UNSET:
-        _read_parameters(ask, message.parameters)
+        read_parameters(ask, message.parameters)
     if message.outputs is not UNSET:
-        _read_outputs(ask, message.outputs)
+        read_outputs(ask, message.outputs)
     return ask
 
 
@@ -260,17 +260,19 @@ def _binary_size(name: str, parameters: Parameters, has_data: bool) -> int | Non
     return size
 
 
-def _read_parameters(ask: Ask, parameters: Parameters) -> None:
+def read_parameters(ask: Ask, parameters: Parameters) -> None:
+    """Takes in the parameters of a request, of which the data plane knows some."""
     for name, value in parameters.items():
         if name == "binary_data_output":
             ask.binary = _flag(name, value)
         elif name not in NEUTRAL:
             ask.parameters[name] = value
         elif type(value) is not type(NEUTRAL[name]) or value != NEUTRAL[name]:
-            raise InvalidRequest(f"{name} is {value!r}; there are no sequences of requests", param=name)
+            raise InvalidRequest(f"{name} is {value!r}, which is not supported; leave it out", param=name)
 
 
-def _read_outputs(ask: Ask, outputs: list[WantedOutput]) -> None:
+def read_outputs(ask: Ask, outputs: list[WantedOutput]) -> None:
+    """Takes in the outputs that are wanted; none is all."""
     if len(outputs) > MAX_OUTPUTS:
         raise InvalidRequest(f"{len(outputs)} outputs; at most {MAX_OUTPUTS} are possible", param="outputs")
     if not outputs:

@@ -61,11 +61,22 @@ def from_json(tensor: InputTensor) -> Array:
         values = decoder.decode(tensor.data)
     except msgspec.ValidationError as error:
         values = _flattened(tensor, error)
+    return _shaped(tensor, values, count)
+
+
+def from_values(tensor: InputTensor, values: list[Any]) -> Array:
+    """The array of a tensor whose values are there, flat, and of the kind that its datatype asks for."""
+    if tensor.datatype not in DTYPES:
+        raise _unknown_datatype(tensor)
+    return _shaped(tensor, values, count_of(tensor))
+
+
+def _shaped(tensor: InputTensor, values: list[Any], count: int) -> Array:
     if len(values) != count:
         raise _invalid(tensor.name, f"has {len(values)} values; its shape {tensor.shape} asks for {count}")
     if tensor.datatype == "BYTES":
         array = np.empty(count, dtype=object)
-        array[:] = [value.encode() for value in values]
+        array[:] = [value.encode() if isinstance(value, str) else value for value in values]
     else:
         array = _numbers(tensor, values)
     return array.reshape(tensor.shape)
