@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
@@ -19,6 +20,7 @@ from .anthropic.routes import anthropic_routes
 from .bentoml.routes import TYPES as BENTOML_TYPES
 from .bentoml.routes import bentoml_routes
 from .context import ServerContext, ServerState
+from .deployments.known_models import kind_of
 from .deployments.manager import Deployments
 from .deployments.metrics import DeploymentCollector
 from .deployments.retry import DeployedApp
@@ -139,6 +141,7 @@ def create_app(
         deployments=deployments or Deployments(),
     )
     context = ServerContext(state)
+    context.deployments.kind_of = partial(kind_of, manager)
     metrics.registry.register(DeploymentCollector(context.deployments))
     if models is not None:
         context.prepare(models)

@@ -78,7 +78,7 @@ class ServerContext:
             NotFound: There is no such model.
             Unavailable: It is not loaded, and cannot be.
         """
-        deployment = None if name is None else self.deployments.find(name)
+        deployment = None if name is None else self.deployments.find(name, "llm")
         if deployment is None:
             model = await self.language_models.find(name)
         else:

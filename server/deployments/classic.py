@@ -33,7 +33,7 @@ def attach(plane: DataPlane, deployments: Deployments) -> None:
     """Lets the data plane find deployments under the names of models."""
 
     def find(name: str) -> ClassicEndpoint | None:
-        deployment = deployments.find(name)
+        deployment = deployments.find(name, "classic")
         return None if deployment is None else ClassicEndpoint(deployments, deployment)
 
     plane.find_endpoint = find

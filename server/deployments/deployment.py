@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -12,6 +12,10 @@ from .spec import DeploymentSpec, Version
 from .strategies import make_strategy
 from .strategy import Clock, Event
 from .tally import Outcome
+
+if TYPE_CHECKING:
+    from ...engine.managed_model import Kind
+
 
 LATENCY_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 """Upper bounds of the histogram's buckets, in seconds."""
@@ -125,6 +129,7 @@ class Deployment:
     Attributes:
         totals: By version's id, for metrics.
         pending: Attempts that run.
+        kind: What its versions are, once that is known.
         is_dirty: Whether something has changed that is to be kept on disk.
     """
 
@@ -137,6 +142,7 @@ class Deployment:
 
     def _set(self, spec: DeploymentSpec) -> None:
         self.spec = spec
+        self.kind: Kind | None = None
         self.versions: Mapping[str, Version] = {version.id: version for version in spec.versions}
         self.strategy = make_strategy(spec, self.clock, self._rng)
         self.totals = {name: Totals() for name in self.versions}

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from ...engine.managed_model import Kind
 from ...engine.model_manager import ModelManager
 from ...errors import InvalidRequest
 from .spec import DeploymentSpec
+
+
+def kind_of(manager: ModelManager, spec: DeploymentSpec) -> Kind | None:
+    """What the versions of a deployment are; None if the server has none of them."""
+    for version in spec.versions:
+        for status in manager.index(version.model):
+            return status.kind
+    return None
 
 
 def check_models(manager: ModelManager, spec: DeploymentSpec) -> None:

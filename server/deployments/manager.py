@@ -24,6 +24,7 @@ from .store import AuditEntry, MemoryStore, SavedDeployment, Store, open_store
 from .strategy import Clock
 
 if TYPE_CHECKING:
+    from ...engine.managed_model import Kind
     from ..context import RequestRecord
 
 logger = logging.getLogger(__name__)
@@ -33,6 +34,10 @@ SAVE_SECONDS = 1.0
 MOST_DEPLOYMENTS = 256
 MOST_ANSWERS = 100_000
 QUIRE, CONFIG = "quire", "config"
+
+
+def _unknown_kind(spec: DeploymentSpec) -> Kind | None:
+    return None
 
 
 class DeploymentNotFound(NotFound):
@@ -79,6 +84,7 @@ class Deployments:
     Attributes:
         on_change: Called when a deployment was made, changed or deleted.
         mirrors: The requests to shadows that run.
+        kind_of: Says what the versions of a spec are; None if that is not known (yet).
 
     Raises:
         QuireError: The file cannot be had.
@@ -90,6 +96,7 @@ class Deployments:
         self.store: Store = MemoryStore() if path is None else open_store(path)
         self.on_change: list[Callable[[], None]] = []
         self.mirrors = PendingMirrors()
+        self.kind_of: Callable[[DeploymentSpec], Kind | None] = _unknown_kind
         self._clock = clock
         self._rng = rng or random.Random()
         self._all: dict[str, Deployment] = {}
@@ -105,9 +112,15 @@ class Deployments:
     def __len__(self) -> int:
         return len(self._all)
 
-    def find(self, name: str) -> Deployment | None:
-        """The deployment of a name, if there is one."""
-        return self._all.get(name)
+    def find(self, name: str, kind: Kind | None = None) -> Deployment | None:
+        """The deployment of a name, if there is one of this kind of models, or of any."""
+        found = self._all.get(name)
+        if found is None or kind is None:
+            return found
+        if found.kind is None:
+            found.kind = self.kind_of(found.spec)
+        # Whoever asks a classic model for a chat makes a mistake, which tells nothing of its versions.
+        return found if found.kind in (None, kind) else None
 
     def get(self, name: str) -> Deployment:
         """The deployment of a name. Raises `DeploymentNotFound`."""

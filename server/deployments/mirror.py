@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 from starlette.types import ASGIApp, Message, Scope
 
 from .answer import SpokenAnswer
-from .caller import current
 from .deployment import Attempt
 from .shadow import ShadowStrategy
 
@@ -49,7 +48,6 @@ class Mirrors:
     async def _compare(self, scope: Scope, body: bytes, attempt: Attempt, shadow: Attempt) -> float:
         """Asks the shadow. Returns how alike the answers are; raises if it gave none."""
         record: RequestRecord = scope["state"]["record"]
-        current.set(None)
         is_read = False
 
         async def receive() -> Message:

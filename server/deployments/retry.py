@@ -67,7 +67,8 @@ class Tape:
 
     def _keep(self, message: Message) -> None:
         size = len(message.get("body", b""))
-        if self._context.num_body_bytes + size > self._context.settings.max_buffered_bytes:
+        # Whoever reads it now counts it, too, and must not be refused for what is kept here.
+        if self._context.num_body_bytes + 2 * size > self._context.settings.max_buffered_bytes:
             self.forget()
             return
         self._context.num_body_bytes += size
@@ -79,15 +80,18 @@ class Tape:
 class HeldReply:
     """The ASGI `send` of one attempt, which swallows an answer that `hold` does not want to be seen.
 
+    `goes_out` is called when it is to be seen.
+
     Attributes:
         status: The answer's.
         is_held: Whether it was swallowed.
         is_complete: Whether its last byte was sent.
     """
 
-    def __init__(self, send: Send, hold: Callable[[int], bool]) -> None:
+    def __init__(self, send: Send, hold: Callable[[int], bool], goes_out: Callable[[], None]) -> None:
         self._send = send
         self._hold = hold
+        self._goes_out = goes_out
         self.status = 0
         self.is_held = False
         self.is_complete = False
@@ -97,6 +101,8 @@ class HeldReply:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             self.is_held = self._hold(self.status)
+            if not self.is_held:
+                self._goes_out()
         if not self.is_held:
             await self._send(message)
         if message["type"] == "http.response.body" and not message.get("more_body", False):
@@ -144,7 +150,12 @@ class DeployedApp:
                 and can_retry(record.error, status)
             )
 
-        reply = HeldReply(send, hold)
+        def forget() -> None:
+            # What follows can be repeated no more; only a shadow may still want the body.
+            if record.attempt is None or record.attempt.mirror_to is None:
+                tape.forget()
+
+        reply = HeldReply(send, hold, forget)
         inner = dict(scope)
         try:
             await self.app(inner, tape.receive, reply)

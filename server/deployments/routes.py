@@ -47,6 +47,7 @@ ADMIN = r"(GET|HEAD|POST|PUT|DELETE) /admin/(deployments(/.*)?|audit)"
 MOST_ENTRIES = 1000
 MOST_WHY_CHARACTERS = 1000
 OPERATOR = "operator"
+LARGEST_SCORE = 1e9
 
 
 def deployment_routes(context: ServerContext) -> APIRouter:
@@ -143,6 +144,10 @@ def deployment_routes(context: ServerContext) -> APIRouter:
     async def feedback(request: Request) -> Response:
         body = await read_message(context, request, FeedbackBody, unsupported={})
         record: RequestRecord = request.state.record
+        if abs(body.score) > LARGEST_SCORE:
+            raise InvalidRequest(
+                f"score must be at most {LARGEST_SCORE:g} in size, got {body.score}", param="score"
+            )
         answer = deployments.feedback(body.request_id, body.score, record.key_digest)
         return _json(FeedbackAnswer(answer.deployment.name, answer.version))
 

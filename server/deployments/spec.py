@@ -12,7 +12,8 @@ import msgspec
 from ...errors import InvalidRequest
 
 MOST_VERSIONS = 16
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@:/+-]{0,199}")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@:/+-]{0,199}")
 _HEADER = re.compile(r"header:([!#$%&'*+.^_`|~0-9A-Za-z-]{1,64})")
 
 
@@ -256,7 +257,11 @@ def read_spec(value: Mapping[str, Any]) -> DeploymentSpec:
             f"the deployment {str(given.get('name'))[:200]!r}: {error}", param="deployment"
         ) from None
     spec = msgspec.structs.replace(spec, versions=tuple(map(_with_id, spec.versions)))
-    _check(_NAME.fullmatch(spec.name) is not None, f"name {spec.name[:200]!r} is not a name", "name")
+    _check(
+        _NAME.fullmatch(spec.name) is not None,
+        f"name must consist of letters, digits, '.', '_' and '-', not {spec.name[:200]!r}",
+        "name",
+    )
     _check(
         len(spec.versions) <= MOST_VERSIONS,
         f"at most {MOST_VERSIONS} versions, not {len(spec.versions)}",
@@ -264,7 +269,7 @@ def read_spec(value: Mapping[str, Any]) -> DeploymentSpec:
     )
     for version in spec.versions:
         _check(
-            _NAME.fullmatch(version.id) is not None, f"{version.id[:200]!r} is not a version's id", "versions"
+            _ID.fullmatch(version.id) is not None, f"{version.id[:200]!r} is not a version's id", "versions"
         )
     ids = spec.version_ids
     _check(len(set(ids)) == len(ids), f"two versions have the same id: {list(ids)}", "versions")

@@ -198,3 +198,13 @@ def test_what_counts_as_agreement() -> None:
     texts = {"y": np.array([b"a", b"b"], object)}
     assert similarity(texts, {"y": np.array([b"a", b"c"], object)}, 1e-3) == 0.5
     assert similarity({"y": np.array([True, False])}, {"y": np.array([True, True])}, 1e-3) == 0.5
+
+
+async def test_asking_the_wrong_way_is_the_clients_mistake_and_counts_for_nothing(deployed: Deployed) -> None:
+    await deployed.make(strategy=ALL)
+    messages = [{"role": "user", "content": "hello"}]
+    for _ in range(5):
+        body = {"model": "y", "messages": messages}
+        assert (await deployed.client.post("/v1/chat/completions", json=body)).status_code == 404
+    assert deployed.outcomes("scale@2") == deployed.outcomes("scale@1") == {}
+    assert deployed.deployment.strategy.describe()["phase"] == "running"

@@ -63,8 +63,10 @@ class Traffic:
         return what in self.events
 
 
-def canary(seed: int = 0, *, rate: float = 200.0, sticky: str = "none", **settings: Any) -> Traffic:
-    return Traffic(seed, rate=rate, sticky=sticky, strategy={"type": "canary"} | settings)
+def canary(
+    seed: int = 0, *, rate: float = 200.0, sticky: str = "none", name: str = "endpoint", **settings: Any
+) -> Traffic:
+    return Traffic(seed, rate=rate, sticky=sticky, name=name, strategy={"type": "canary"} | settings)
 
 
 # Canary
@@ -221,6 +223,20 @@ def test_a_key_stays_where_it_is_while_the_share_grows() -> None:
     assert shares[2] == 1.0
 
 
+def test_each_deployment_tries_its_candidate_on_other_clients() -> None:
+    strategies = [canary(name=name, sticky="key", steps=[5, 100]).strategy for name in ("one", "other")]
+    chosen = [{key for key in map(str, range(4000)) if one.choose(key) == NEW} for one in strategies]
+    assert len(chosen[0] & chosen[1]) < len(chosen[0]) / 2
+
+
+def test_the_last_step_compares_with_what_the_stable_version_did_before() -> None:
+    traffic = canary(12, steps=[50, 100], step_requests=1_000)
+    traffic.send(400, behaves(), behaves())
+    traffic.deployment.act("promote", "test")
+    traffic.send(60, behaves(), SLOW)
+    assert "slower" in traffic.strategy.state.reason
+
+
 def test_scores_count_if_they_are_meant_to() -> None:
     for tolerance, phase in ((0.05, "rolled_back"), (None, "running")):
         traffic = canary(10, steps=[50, 100], step_requests=10_000, score_tolerance=tolerance)
@@ -370,7 +386,8 @@ def test_a_restart_goes_on_where_it_was(strategy: str) -> None:
         ({"versions": [OLD, OLD]}, "same id"),
         ({"versions": [OLD, "x" * 300]}, "not a version's id"),
         ({"name": "a b"}, "'a b'"),
-        ({"name": "../x\n"}, "not a name"),
+        ({"name": "a/b"}, "'a/b'"),
+        ({"name": "../x\n"}, "letters, digits"),
         ({"strategy": "roulette"}, "roulette"),
         ({"strategy": {"type": "canary", "steps": [5, 1, 100]}}, r"\[5.0, 1.0, 100.0\]"),
         ({"strategy": {"type": "canary", "steps": [5, 50]}}, "end with 100"),

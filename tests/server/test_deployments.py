@@ -19,6 +19,7 @@ from quire.server.deployments.deployment import Deployment
 from quire.server.deployments.shadow import ShadowStrategy
 from quire.server.deployments.tally import Outcome
 from quire.server.keys import ApiKey
+from quire.server.responses.store import ResponseStore
 from quire.server.settings import ServerSettings
 
 from .conftest import events, until
@@ -134,6 +135,18 @@ async def test_what_is_wrong_with_a_request_is_no_evidence_and_not_repeated(depl
     assert (await deployed.chat()).status_code == 400
     assert deployed.outcomes("new") == {"void": 4}
     assert deployed.old.seen == []
+
+
+async def test_requests_that_ask_nothing_of_the_model_say_nothing_of_it(deployed: Deployed) -> None:
+    await deployed.make(strategy=CANARY_ONLY)
+    for path in ("/tokenize", "/v1/messages/count_tokens"):
+        body = (
+            {"model": "chat", "prompt": "hello"}
+            if path == "/tokenize"
+            else {"model": "chat", "messages": MESSAGES}
+        )
+        assert (await deployed.client.post(path, json=body)).status_code == 200
+    assert deployed.outcomes("new") == {"void": 2}
 
 
 async def test_a_full_queue_is_the_versions_fault(deployed: Deployed) -> None:
@@ -282,7 +295,12 @@ async def test_a_shadow_that_fails_or_hangs_is_no_ones_trouble(deployed: Deploye
     assert strategy.state.num_compared == 0
 
 
-async def test_a_mirrored_request_counts_for_no_limit_and_is_not_remembered() -> None:
+async def test_a_mirrored_request_counts_for_no_limit_and_is_not_remembered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    remembered: list[object] = []
+    add = ResponseStore.add
+    monkeypatch.setattr(ResponseStore, "add", lambda store, one: (remembered.append(one), add(store, one)))
     settings = ServerSettings(
         api_keys=(ApiKey("alice", "k-alice", tokens_per_minute=10_000), ApiKey("admin", "k-admin"))
     )
@@ -299,6 +317,7 @@ async def test_a_mirrored_request_counts_for_no_limit_and_is_not_remembered() ->
         assert len(deployed.new.seen) == 1
         stored = await deployed.client.get(f"/v1/responses/{answer.json()['id']}", headers=alice)
         assert stored.json()["output"] == answer.json()["output"]
+        assert len(remembered) == 1
 
 
 # Feedback, stickiness
@@ -454,3 +473,29 @@ async def test_without_deployments_nothing_is_kept_and_nothing_added(deployed: D
     await deployed.make(strategy=CANARY_ONLY)
     await deployed.chat()
     assert deployed.context.num_body_bytes == 0
+    deployed.new.going.clear()
+    asked = asyncio.create_task(deployed.chat())
+    await until(lambda: bool(deployed.new.running), "the request runs")
+    assert deployed.context.num_body_bytes > 0  # the body is kept: it may be needed again
+    deployed.new.going.set()
+    await asked
+    assert deployed.context.num_body_bytes == 0
+
+
+async def test_a_body_that_is_too_large_to_be_kept_is_not_repeated() -> None:
+    async with serve(ServerSettings(max_buffered_bytes=250)) as deployed:
+        await deployed.make(strategy=CANARY_ONLY)
+        deployed.new.refuse_with = EngineDied("gone")
+        assert (await deployed.chat()).status_code == 200
+        long = [{"role": "user", "content": "x" * 75}]
+        assert (await deployed.chat(messages=long)).status_code == 500
+        assert deployed.outcomes("new") == {"failed": 2}
+        assert deployed.context.num_body_bytes == 0
+
+
+async def test_a_language_models_deployment_is_no_classic_model(deployed: Deployed) -> None:
+    await deployed.make(strategy=CANARY_ONLY)
+    tensor = {"name": "x", "shape": [1], "datatype": "FP64", "data": [1]}
+    assert (await deployed.client.post("/v2/models/chat/infer", json={"inputs": [tensor]})).status_code == 404
+    assert (await deployed.client.post("/v1/models/chat:predict", json={"instances": [1]})).status_code == 404
+    assert deployed.outcomes("new") == deployed.outcomes("old") == {}
