@@ -49,7 +49,13 @@ def bentoml_routes(context: ServerContext) -> APIRouter:
     router = APIRouter(tags=["BentoML"], route_class=_route_class(context))
     for path, check in (("/livez", check_live), ("/healthz", check_live), ("/readyz", check_ready)):
         context.paths.probes.add(path.encode())
-        router.add_api_route(path, _probe(context, check), methods=["GET"], summary="A probe of BentoML's")
+        router.add_api_route(
+            path,
+            _probe(context, check),
+            methods=["GET"],
+            response_class=PlainTextResponse,
+            **_described_probe(),
+        )
 
     @router.get("/schema.json", **describe("The APIs", answer=BentoSchema, error=BentoFailure))
     async def schema() -> Response:
@@ -73,6 +79,12 @@ def bentoml_routes(context: ServerContext) -> APIRouter:
 
     _ = (schema, api)
     return router
+
+
+def _described_probe() -> dict[str, Any]:
+    described = describe("A probe of BentoML's", answer=BentoFailure, errors=(503,))
+    described["responses"][200]["content"] = {"text/plain": {"schema": {"type": "string"}}}
+    return described
 
 
 def write_failure(status: int, details: ErrorDetails) -> bytes:

@@ -37,10 +37,8 @@ def describe_invocation(summary: str, *, path: tuple[str, ...] = ()) -> dict[str
         errors=(400, 403, 404, 408, 413, 415, 422, 424, 429, 500, 503),
         streams=True,
     )
-    anything = {"schema": {}}
-    described["openapi_extra"]["requestBody"] = {
-        "required": True,
-        "content": {"application/json": anything, "text/csv": anything, "application/x-npy": anything},
-    }
-    described["responses"][200]["content"] |= {"application/json": anything, "text/csv": anything}
+    kinds = ("application/json", "application/jsonlines", "text/csv", "application/x-npy")
+    contents: dict[str, Any] = {kind: {"schema": {}} for kind in kinds}
+    described["openapi_extra"]["requestBody"] = {"required": True, "content": contents}
+    described["responses"][200]["content"] |= contents
     return described

@@ -104,6 +104,9 @@ def test_torchserves_management_is_on_the_admin_port(server: Container, trained:
             "species",
             "trees",
         }
+        (chat,) = admin.get("/models/chat").json()
+        assert (chat["loadedAtStartup"], [one["status"] for one in chat["workers"]]) == (True, ["READY"])
+        assert admin.put("/models/chat?min_worker=2").status_code == 400
         assert admin.delete("/models/more/1.0").status_code == 200
     assert server.client.get("/models").status_code == 404
     assert server.client.post("/predictions/more", json=example.tolist()).status_code == 404
