@@ -38,6 +38,18 @@ def serve(
     config_file: Annotated[
         Path | None, typer.Option("--config", help="A quire.toml: the server and all its models.")
     ] = None,
+    model_repository: Annotated[
+        list[Path] | None,
+        typer.Option(help="A folder of classic models as Triton has them; may be given several times."),
+    ] = None,
+    tf_serving: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[NAME=]DIR",
+            help="A model's folder of numbered versions, as TensorFlow Serving has it, or a folder of such; "
+            "may be given several times.",
+        ),
+    ] = None,
     admin_port: Annotated[
         int | None,
         typer.Option(
@@ -58,8 +70,8 @@ def serve(
 ) -> None:
     """Serve models over HTTP, as OpenAI's API does.
 
-    With --config, the models that it names are served. What is given on the command line goes before what
-    the file says.
+    With --config, --model-repository or --tf-serving, the models that these name are served, and MODEL only
+    if it is given. What is given on the command line goes before what the file says.
 
     The API keys that clients must send come from QUIRE_API_KEY, QUIRE_ADMIN_KEY and --api-key-file or
     the file QUIRE_API_KEY_FILE.
@@ -76,8 +88,8 @@ def serve(
         if (source := context.get_parameter_source(name)) is not None and source.name == "COMMANDLINE"
     }
     try:
-        models = list(_models(given, config, config_file))
-        plan = _read_config(config_file, given)
+        models = list(_models(given, config, config_file, model_repository or (), tf_serving or ()))
+        plan = _read_config(config_file)
         if plan is None:
             plan = ServerPlan(models=(), settings=settings)
         values = {
@@ -102,17 +114,11 @@ def serve(
         raise QuireError(str(error)) from error
 
 
-def _read_config(path: Path | None, given: set[str]) -> ServerPlan | None:
+def _read_config(path: Path | None) -> ServerPlan | None:
     if path is None:
         return None
     from ..server.config.quire_toml import read_config
 
-    if strangers := sorted(given & SERVED.help.keys()):
-        flag = strangers[0]
-        raise ValueError(
-            f"{'MODEL' if flag == 'model' else f'{flag} (on the command line)'} and --config exclude each "
-            "other: the file has a table for each model"
-        )
     return read_config(path)
 
 
@@ -120,11 +126,23 @@ def _models(
     given: set[str],
     config: EngineConfig,
     config_file: Path | None,
+    repositories: Sequence[Path],
+    tf_serving: Sequence[str],
 ) -> Sequence[ModelSpec]:
     """The models that the command line itself names."""
     found: list[ModelSpec] = []
-    if "model" in given or config_file is None:
+    if "model" in given or not (config_file or repositories or tf_serving):
         found.append(ModelSpec.of(config))
     elif strangers := sorted(given & SERVED.help.keys()):
         raise ValueError(f"{strangers[0]} is for a language model, and no MODEL is given")
+    if repositories:
+        from ..server.config.triton_repository import read_repository
+
+        for folder in repositories:
+            found += read_repository(folder)
+    if tf_serving:
+        from ..server.config.tf_serving_folders import read_folders
+
+        for text in tf_serving:
+            found += read_folders(text)
     return found

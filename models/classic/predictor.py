@@ -128,6 +128,8 @@ class LoadOptions:
         inputs: The inputs, for formats that do not describe them; for others some of them, which must be
             as the model has them.
         outputs: The outputs, likewise.
+        adapt_tensors: The inputs and outputs are other names and datatypes for the model's own, and what
+            comes and goes is converted; see `declared`.
         parameters: For runtimes that take some, as `runtimes.py` says: values that JSON has.
     """
 
@@ -137,6 +139,7 @@ class LoadOptions:
     python_class: str | None = None
     inputs: Sequence[TensorSpec] = ()
     outputs: Sequence[TensorSpec] = ()
+    adapt_tensors: bool = False
     parameters: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     def __post_init__(self) -> None:

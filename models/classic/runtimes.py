@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import ModelError
+from .declared import as_declared
 from .digests import check_digest
 from .predictor import LoadOptions, Predictor, TensorSpec
 
@@ -124,6 +125,8 @@ def load_predictor(path: Path, options: LoadOptions, runtime: str | None = None)
         ) from error
     description = loaded.describe()
     try:
+        if options.adapt_tensors:
+            return as_declared(loaded, options, path)
         _check_agreement(path, options.inputs, description.inputs)
         _check_agreement(path, options.outputs, description.outputs)
     except ModelError:
