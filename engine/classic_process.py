@@ -125,6 +125,10 @@ def main() -> NoReturn:
     connection = Connection(socket.socket(fileno=int(sys.argv[1])))
     start, _ = connection.receive()
     logging.basicConfig(level=start["log_level"], format="%(asctime)s %(levelname)s classic: %(message)s")
+    if start["memory_limit"] is not None:
+        # What a process writes to: its heap, and anonymous memory that is its own. Libraries reserve far
+        # more address space than they use, so that is not what is limited.
+        resource.setrlimit(resource.RLIMIT_DATA, (start["memory_limit"],) * 2)
     try:
         options = classic_protocol.options_from_json(start["options"])
         predictor = load_predictor(Path(start["path"]), options, start["runtime"])

@@ -46,6 +46,8 @@ class WorkerConfig:
             row of zeros.
         load_timeout: Seconds that loading may take.
         predict_timeout: Seconds that a batch may take; a worker that takes longer hangs, and is killed.
+        memory_limit: Bytes that a worker may take: a batch that needs more fails, and a model that needs
+            more is refused. None is no limit. Memory of a GPU, and files that are mapped, do not count.
     """
 
     path: Path
@@ -56,6 +58,7 @@ class WorkerConfig:
     warmup: Sequence[WarmupRequest] = (WarmupRequest(),)
     load_timeout: float = 600.0
     predict_timeout: float = 300.0
+    memory_limit: int | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.min_ready_instances <= self.instances:
@@ -63,6 +66,8 @@ class WorkerConfig:
                 f"min_ready_instances must be from 1 to instances={self.instances}, "
                 f"not {self.min_ready_instances}"
             )
+        if self.memory_limit is not None and self.memory_limit < 1:
+            raise ValueError(f"memory_limit must be at least 1, not {self.memory_limit}")
         for name in ("load_timeout", "predict_timeout"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
@@ -202,6 +207,7 @@ class Worker:
             "path": str(config.path),
             "runtime": config.runtime,
             "options": classic_protocol.options_to_json(config.options),
+            "memory_limit": config.memory_limit,
             "warmup": classic_protocol.warmup_to_json(config.warmup),
             "log_level": logging.getLogger().getEffectiveLevel(),
         }

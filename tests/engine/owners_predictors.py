@@ -13,7 +13,7 @@ from quire.models.classic.predictor import Array, Arrays, Description, LoadOptio
 
 
 class Scale(Predictor):
-    """y = factor · x; 666 kills its process, 500 raises, and x negative sleeps -x seconds."""
+    """y = factor · x; 666 kills its process, 500 raises, 777 takes 8 GiB, x negative sleeps -x seconds."""
 
     def __init__(self, factor: float, log: Path | None) -> None:
         self.factor = factor
@@ -33,6 +33,8 @@ class Scale(Predictor):
             os.kill(os.getpid(), signal.SIGKILL)
         if (x == 500).any():
             raise ValueError("500 is not allowed")
+        if (x == 777).any():
+            np.ones(1 << 30)  # 8 GiB
         if (x < 0).any():
             time.sleep(-float(x.min()))
         return {"y": x * self.factor, "pid": np.full(len(x), os.getpid(), np.int64)}

@@ -248,6 +248,42 @@ async def test_starting_a_worker_can_be_cancelled_at_any_moment(plane: DataPlane
         assert set(psutil.Process().children()) == before
 
 
+async def test_a_worker_takes_no_more_memory_than_it_may(plane: DataPlane) -> None:
+    await plane.registry.load(scale(2.0, memory_limit=1 << 30))
+    model = plane.registry.get("scale")
+    pids = model.pool.worker_pids()
+    with pytest.raises(EngineError, match="Unable to allocate"):
+        await plane.infer("scale", None, x(777))
+    assert (await plane.infer("scale", None, x(1)))["y"].tolist() == [2.0]
+    assert model.pool.worker_pids() == pids
+    with pytest.raises(ValueError, match="memory_limit must be at least 1, not 0"):
+        scale(2.0, memory_limit=0)
+
+
+async def test_a_small_file_that_asks_for_gigabytes_is_refused(plane: DataPlane, tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    size = onnx.numpy_helper.from_array(np.array([1 << 31], np.int64), "size")
+    nodes = [
+        onnx.helper.make_node("ConstantOfShape", ["size"], ["large"]),
+        onnx.helper.make_node("ReduceSum", ["large"], ["sum"], keepdims=1),
+        onnx.helper.make_node("Add", ["input", "sum"], ["output"]),
+    ]
+    values = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["n"])
+        for name in ("input", "output")
+    ]
+    graph = onnx.helper.make_graph(nodes, "g", values[:1], values[1:], [size])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    path = tmp_path / "bomb.onnx"
+    path.write_bytes(model.SerializeToString())
+    assert path.stat().st_size < 1000
+    with pytest.raises(ModelError, match="warm-up"):
+        await plane.registry.load(
+            ClassicModelConfig(name="bomb", workers=WorkerConfig(path=path, memory_limit=1 << 30))
+        )
+
+
 async def test_failing_requests_are_found_by_bisection_and_fail_alone(plane: DataPlane) -> None:
     await plane.registry.load(scale(2.0))
     seed = random.randrange(2**32)
