@@ -73,7 +73,7 @@ B = TypeVar("B", bound=msgspec.Struct)
 def oip_routes(context: ServerContext) -> APIRouter:
     """Health, metadata, inference, generation, statistics and the model repository."""
     router = APIRouter(tags=["Open Inference Protocol"])
-    context.paths.add_error_writer(r"/v2(/.*)?", write_failure)
+    context.paths.add_error_writer(r"/v2(?!/rerank$)(/.*)?", write_failure)  # that is not the protocol's
     context.paths.add_admin(r"POST /v2/repository/models/.*/(load|unload)")
     context.paths.probes |= {b"/v2/health/live", b"/v2/health/ready"}
     _add_health(router, context)

@@ -42,7 +42,10 @@ SMALLEST: dict[str, dict[str, Any]] = {
     "/detokenize": {"tokens": [5]},
 }
 """The smallest good request of each route that rows below change one field of."""
-TGI_PATHS = ("/", "/generate", "/generate_stream", "/chat_tokenize", "/info")
+TGI_PATHS = (
+    *("/", "/generate", "/generate_stream", "/chat_tokenize", "/info"),
+    *("/embed", "/predict", "/similarity"),  # of its sister for encoders
+)
 FORMS: dict[str, dict[str, set[str] | None]] = {
     "/v1/messages(/.*)?": {"type": None, "error": {"type", "message"}},
     "/api/.*": {"error": None},
@@ -50,6 +53,7 @@ FORMS: dict[str, dict[str, set[str] | None]] = {
     "/completions?|/apply-template|/props|/slots(/.*)?|/infill|/embeddings?|/reranking|/lora-adapters": {
         "error": {"code", "message", "type"}
     },
+    "/v2(?!/rerank$)(/.*)?": {"error": None},
     "/v1/models/.*(:|/metadata|/versions/|/labels/).*": {"error": None},
     "/(predictions|explanations)/.*": {"code": None, "type": None, "message": None},
 }
@@ -78,13 +82,13 @@ class Target:
         return response.json()
 
     async def paths_with_bodies(self) -> list[str]:
-        """The documented routes that take JSON, but for those of classic models, of which there are none."""
+        """The documented routes that take JSON and need neither the admin key nor a classic model."""
         document = (await self.client.get("/openapi.json")).json()
         return [
             path
             for path, methods in document["paths"].items()
             if "application/json" in methods.get("post", {}).get("requestBody", {}).get("content", {})
-            and "{" not in path
+            and not re.search("{|/admin/", path)
         ]
 
     async def raw(self, *pieces: bytes, pause: float = 0.0) -> tuple[int, bytes]:

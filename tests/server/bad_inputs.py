@@ -135,7 +135,10 @@ async def numbers_that_json_has_not(target: Target) -> None:
 async def long_integers_and_wrong_types(target: Target) -> None:
     for path in await target.paths_with_bodies():
         for body in (b'{"seed": ' + b"1" * 5000 + b"}", b"[]", b"null", b'"a"', b"5", b"", b"{"):
-            refusal(path, await target.post(path, body), 400, body)
+            if path == "/invocations" and body[:1] != b"{":
+                continue  # for a classic model, of which there is none
+            if body or path != "/v2/repository/index":  # which may come without one
+                refusal(path, await target.post(path, body), 400, body)
     for path, smallest in SMALLEST.items():
         for name in smallest:
             for wrong in ({"x": {"y": 1}}, [[[]]], True, 1.5):
