@@ -14,7 +14,14 @@ from typing import Any, Literal
 
 from ..errors import ModelError, UntrustedModel
 from .config_reader import Fields, read_json
-from .encoder_config import ClassifierConfig, EncoderConfig, read_classifier, read_encoder, read_modernbert
+from .encoder_config import (
+    ClassifierConfig,
+    EncoderConfig,
+    read_classifier,
+    read_encoder,
+    read_modernbert,
+    read_nomic_bert,
+)
 from .quant.config import EMBEDDING, SCORE, QuantizationConfig, QuantScheme, read_quantization
 from .registry import CLASSIFIES, ENCODERS, is_classifier, known_architectures
 from .rope_config import RopeConfig, read_rope
@@ -30,13 +37,24 @@ _ACTIVATIONS: dict[str, Activation] = {
 }
 _DTYPES = ("float32", "float16", "bfloat16")
 
-# What DistilBERT calls the fields that the other encoders have, too.
-DISTILBERT_NAMES = {
-    "dim": "hidden_size",
-    "hidden_dim": "intermediate_size",
-    "n_layers": "num_hidden_layers",
-    "n_heads": "num_attention_heads",
-    "activation": "hidden_act",
+# What families of encoders call the fields that all have.
+ENCODER_NAMES: dict[str, dict[str, str]] = {
+    "distilbert": {
+        "dim": "hidden_size",
+        "hidden_dim": "intermediate_size",
+        "n_layers": "num_hidden_layers",
+        "n_heads": "num_attention_heads",
+        "activation": "hidden_act",
+    },
+    "nomic_bert": {
+        "n_embd": "hidden_size",
+        "n_inner": "intermediate_size",
+        "n_layer": "num_hidden_layers",
+        "n_head": "num_attention_heads",
+        "n_positions": "max_position_embeddings",
+        "activation_function": "hidden_act",
+        "layer_norm_epsilon": "layer_norm_eps",
+    },
 }
 
 # Defaults of single architectures for fields that their config.json may leave out.
@@ -241,16 +259,18 @@ def _parse_encoder(config: Fields, sentences: Fields, architecture: str) -> Mode
     if config.has("quantization_config"):
         raise ModelError("config.json: encoders of integers (quantization_config) are not supported.")
     family = ENCODERS[architecture][0]
-    names = DISTILBERT_NAMES if family == "distilbert" else {}
+    names = ENCODER_NAMES.get(family, {})
     config = Fields({names.get(name, name): value for name, value in config.values.items()}, config.source)
     if family == "modernbert":
         encoder = read_modernbert(config, sentences)
+    elif family == "nomic_bert":
+        encoder = read_nomic_bert(config, sentences)
     else:
         encoder = read_encoder(config, sentences, family)
     hidden_size, num_heads = config.integer("hidden_size"), config.integer("num_attention_heads", high=4096)
     if hidden_size % num_heads:
         raise config.error("hidden_size", f"a multiple of num_attention_heads ({num_heads})")
-    if encoder.windows and hidden_size // num_heads % 2:
+    if encoder.theta and hidden_size // num_heads % 2:
         raise config.error("num_attention_heads", "such that heads have an even size, for rotary positions")
     context = encoder.num_positions - encoder.first_position
     if context < 1:

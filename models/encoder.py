@@ -179,5 +179,7 @@ def activation(config: EncoderConfig) -> Callable[[Tensor], Tensor]:
     """The activation of an encoder's MLP."""
     if config.hidden_act == "relu":
         return torch.relu
+    if config.hidden_act == "silu":
+        return torch.nn.functional.silu
     approximate = "tanh" if config.hidden_act == "gelu_tanh" else "none"
     return lambda x: ops.gelu(x, approximate)

@@ -8,7 +8,7 @@ from typing import Literal
 from ..errors import ModelError
 from .config_reader import Fields
 
-EncoderActivation = Literal["gelu", "gelu_tanh", "relu"]
+EncoderActivation = Literal["gelu", "gelu_tanh", "relu", "silu"]
 ClassifierActivation = Literal["softmax", "sigmoid", "none"]
 
 MAX_LABELS = 1 << 16
@@ -19,7 +19,21 @@ _ACTIVATIONS: dict[str, EncoderActivation] = {
     "gelu_new": "gelu_tanh",
     "gelu_pytorch_tanh": "gelu_tanh",
     "relu": "relu",
+    "silu": "silu",
+    "swish": "silu",
 }
+
+# What NomicBert's own code can do, and quire cannot.
+_NOMIC_SWITCHES = (
+    "causal",
+    "mlp_fc1_bias",
+    "mlp_fc2_bias",
+    "parallel_block",
+    "prenorm",
+    "qkv_proj_bias",
+    "rotary_emb_interleaved",
+    "use_rms_norm",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +68,8 @@ class EncoderConfig:
         norm_bias, attention_bias, mlp_bias, head_bias: Whether norms, projections, MLPs and the head's first
             layer have biases.
         windows: For each layer, how far a token sees to each side, 0 for the whole text; ModernBERT only.
-        theta, local_theta: Bases of the rotary frequencies in layers that see the whole text, and in others.
+        theta, local_theta: Bases of the rotary frequencies in layers that see the whole text, and in others;
+            0 where positions have embeddings.
         usual_length: The tokens to which sentence-transformers cuts a text; None if it does not.
     """
 
@@ -135,6 +150,34 @@ def read_modernbert(config: Fields, sentences: Fields) -> EncoderConfig:
         windows=tuple(window if kind == LOCAL else 0 for kind in kinds),
         theta=_theta(config, GLOBAL, config.number("global_rope_theta", 160000.0)),
         local_theta=_theta(config, LOCAL, config.number("local_rope_theta", 10000.0)),
+    )
+
+
+def read_nomic_bert(config: Fields, sentences: Fields) -> EncoderConfig:
+    """What config.json says about a NomicBert; arguments and errors as of `read_encoder`.
+
+    Both forms are read: the model's own, and that of transformers 5.
+    """
+    for name in _NOMIC_SWITCHES:
+        if config.boolean(name):
+            raise config.error(name, "false")
+    if config.string("hidden_act", "swiglu") not in ("swiglu", "silu"):
+        raise config.error("hidden_act", "swiglu or silu")
+    if config.number("rotary_emb_fraction", 1.0) != 1.0:
+        raise config.error("rotary_emb_fraction", "1")
+    positions = config.integer("max_position_embeddings", 2048, high=1 << 31)
+    # Its own form names positions that only stretched frequencies reach.
+    positions = min(positions, config.integer("max_trained_positions", positions, high=1 << 31))
+    rope = config.object("rope_parameters") or Fields({}, config.source)
+    if rope.string("rope_type", "default") != "default":
+        raise rope.error("rope_type", "default")
+    return EncoderConfig(
+        layer_norm_eps=config.number("layer_norm_eps", 1e-12),
+        hidden_act="silu",
+        num_positions=positions,
+        num_token_types=config.integer("type_vocab_size", 2, low=0),
+        usual_length=sentences.integer("max_seq_length") if sentences.has("max_seq_length") else None,
+        theta=rope.number("rope_theta", config.number("rotary_emb_base", 1000.0)),
     )
 
 

@@ -76,7 +76,7 @@ class PoolingConfig:
         """
         folder = Path(path)
         config = Fields(read_json(folder / "config.json"), "config.json")
-        hidden_size = config.integer("hidden_size" if config.has("hidden_size") else "dim")
+        hidden_size = config.integer(next(filter(config.has, ("dim", "n_embd")), "hidden_size"))
         architecture = next(filter(known_architectures().__contains__, config.strings("architectures")), "")
         from_encoder = is_encoder(architecture)
         if is_classifier(architecture):

@@ -24,6 +24,7 @@ ENCODERS: dict[str, tuple[str, str]] = {
     "ModernBertModel": ("modernbert", "ModernBertModel"),
     "ModernBertForMaskedLM": ("modernbert", "ModernBertModel"),
     "ModernBertForSequenceClassification": ("modernbert", "ModernBertForSequenceClassification"),
+    "NomicBertModel": ("nomic_bert", "NomicBertModel"),
     "RobertaModel": ("roberta", "RobertaModel"),
     "RobertaForMaskedLM": ("roberta", "RobertaModel"),
     "RobertaForSequenceClassification": ("roberta", "RobertaForSequenceClassification"),

@@ -22,6 +22,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
         "ModernBertConfig",
         {"local_attention": 10, "global_attn_every_n_layers": 2, "cls_token_id": CLS, "sep_token_id": SEP},
     ),
+    "NomicBert": ("NomicBertConfig", {}),
     "Roberta": ("RobertaConfig", {"pad_token_id": 1, "type_vocab_size": 1}),
     "XLMRoberta": ("XLMRobertaConfig", {"pad_token_id": 1, "type_vocab_size": 1}),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable, Sequence
 from itertools import accumulate
@@ -33,6 +34,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         {"norm_bias": True, "attention_bias": True, "mlp_bias": True, "num_hidden_layers": 2},
     ),
     "modernbert of masked tokens": ("ModernBertForMaskedLM", {}),
+    "nomic-bert": ("NomicBertModel", {}),
     "roberta": ("RobertaModel", {}),
     "xlm-roberta": ("XLMRobertaModel", {}),
     "xlm-roberta of masked tokens": ("XLMRobertaForMaskedLM", {}),
@@ -150,3 +152,44 @@ def test_a_missing_layer_is_named(tiny_encoder: Callable[..., Path], tmp_path: P
     (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
     with pytest.raises(ModelError, match=r"bert\.encoder\.layer\.1\.output\.dense\.weight"):
         load(tmp_path)
+
+
+NOMIC_NAMES = {
+    "hidden_size": "n_embd",
+    "intermediate_size": "n_inner",
+    "num_hidden_layers": "n_layer",
+    "num_attention_heads": "n_head",
+    "layer_norm_eps": "layer_norm_epsilon",
+}
+
+
+def nomic_of_its_own_form(source: Path, target: Path, **fields: object) -> Path:
+    """A NomicBert with a config.json as its makers write it, and code that nobody needs."""
+    config = json.loads((source / "config.json").read_text())
+    own = {NOMIC_NAMES[name]: config[name] for name in NOMIC_NAMES}
+    own |= {name: config[name] for name in ("architectures", "vocab_size", "type_vocab_size")}
+    own |= {"n_positions": 8192, "max_trained_positions": 400, "activation_function": "swiglu"}
+    own |= {"rotary_emb_base": 1000, "rotary_emb_fraction": 1.0, "qkv_proj_bias": False, "prenorm": False}
+    own |= {"auto_map": {"AutoModel": "somebody/code--modeling.NomicBertModel"}}
+    (target / "config.json").write_text(json.dumps(own | fields))
+    (target / "model.safetensors").write_bytes((source / "model.safetensors").read_bytes())
+    return target
+
+
+def test_nomic_bert_of_its_own_form(tiny_encoder: Callable[..., Path], tmp_path: Path) -> None:
+    folder = tiny_encoder("NomicBertModel")
+    own = nomic_of_its_own_form(folder, tmp_path)
+    assert ModelConfig.from_folder(own).context_length == 400
+    for found, expected in zip(states(load(own), texts()), states(load(folder), texts()), strict=True):
+        assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"prenorm": True}, {"rotary_emb_fraction": 0.5}, {"activation_function": "gelu"}, {"n_head": 64}],
+)
+def test_what_nomic_bert_cannot_be_is_named(
+    tiny_encoder: Callable[..., Path], tmp_path: Path, fields: dict[str, object]
+) -> None:
+    with pytest.raises(ModelError):
+        ModelConfig.from_folder(nomic_of_its_own_form(tiny_encoder("NomicBertModel"), tmp_path, **fields))
