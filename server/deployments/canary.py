@@ -120,6 +120,11 @@ class CanaryStrategy(Strategy):
             return 0.0
         return 1.0 if self.state.phase == "completed" else self.settings.steps[self.state.step] / 100
 
+    @property
+    def primary(self) -> str:
+        """The stable version, until the rollout is complete."""
+        return self.candidate if self.state.phase == "completed" else self.stable
+
     def choose(self, key: str | None) -> str:
         """The candidate for its share; a key that has it keeps it while the share grows."""
         where = self.rng.random() if key is None else place(key, self._salt)

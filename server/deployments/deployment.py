@@ -154,9 +154,8 @@ class Deployment:
 
     @property
     def primary(self) -> Version:
-        """The version with the greatest share: what a client learns of the endpoint is this one's."""
-        shares = self.strategy.shares()
-        return self.versions[max(self.versions, key=shares.__getitem__)]
+        """The version that stands for all: what a client learns of the endpoint is this one's."""
+        return self.versions[self.strategy.primary]
 
     def choose(self, key: str | None) -> Attempt:
         """A new request, of a client who is known by `key` if the deployment is sticky."""

@@ -98,6 +98,12 @@ class Strategy:
         """The share of the requests that each version gets now; they sum to 1."""
         raise NotImplementedError
 
+    @property
+    def primary(self) -> str:
+        """The version that stands for all of them: the one with the greatest share."""
+        shares = self.shares()
+        return max(self.versions, key=shares.__getitem__)
+
     def describe(self) -> dict[str, Any]:
         """What an operator wants to see, as JSON."""
         return {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import socket
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -18,6 +19,7 @@ from quire.server.context import ServerContext
 from quire.server.deployments.deployment import Deployment
 from quire.server.deployments.shadow import ShadowStrategy
 from quire.server.deployments.tally import Outcome
+from quire.server.draining import DrainingServer
 from quire.server.keys import ApiKey
 from quire.server.responses.store import ResponseStore
 from quire.server.settings import ServerSettings
@@ -33,9 +35,10 @@ CANARY_ONLY = {"type": "canary", "steps": [100], "step_requests": 10_000}
 class Deployed:
     """A server with the models "old" and "new", and the deployment "chat" in front of them."""
 
-    def __init__(self, engines: dict[str, FakeEngine], context: ServerContext, client: httpx.AsyncClient):
+    def __init__(self, engines: dict[str, FakeEngine], app: Any, client: httpx.AsyncClient) -> None:
         self.old, self.new = engines["old"], engines["new"]
-        self.context = context
+        self.app = app
+        self.context: ServerContext = app.state.context
         self.client = client
 
     @property
@@ -62,7 +65,7 @@ async def serve(settings: ServerSettings | None = None, **client: Any) -> AsyncI
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://quire", **client) as http:
         try:
-            yield Deployed(engines, app.state.context, http)
+            yield Deployed(engines, app, http)
         finally:
             app.state.context.deployments.close()
             for engine in engines.values():
@@ -171,6 +174,26 @@ async def test_a_client_that_goes_is_no_evidence(deployed: Deployed) -> None:
     await asyncio.gather(asked, return_exceptions=True)
     assert deployed.outcomes("new") == {"void": 1}
     assert not deployed.deployment.pending
+
+
+async def test_a_client_that_goes_in_mid_stream_is_no_evidence(deployed: Deployed) -> None:
+    await deployed.make(strategy=CANARY_ONLY)
+    deployed.new.step_seconds = 0.01
+    settings = ServerSettings()
+    server = DrainingServer(deployed.app, settings)
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        task = asyncio.create_task(server.serve(sockets=[listening]))
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}/v1/completions"
+        body = {"model": "chat", "prompt": "hello", "stream": True, "max_tokens": 500, "ignore_eos": True}
+        async with httpx.AsyncClient() as client, client.stream("POST", url, json=body) as answer:
+            assert answer.headers["x-quire-version"] == "new"
+            async for _ in answer.aiter_lines():
+                break
+        await until(lambda: not deployed.deployment.pending, "the attempt is over")
+        assert deployed.outcomes("new") == {"void": 1}
+        server.should_exit = True
+        await task
 
 
 async def test_a_canary_that_hangs_is_left_and_its_client_gets_an_answer(deployed: Deployed) -> None:
