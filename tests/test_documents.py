@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,9 @@ from quire.cli import app
 from quire.engine.config import EngineConfig
 from quire.engine.memory import CPU_MEMORY_FRACTION, GPU_MEMORY_FRACTION
 from quire.engine.pool import CPU_BATCHED_TOKENS, GPU_BATCHED_TOKENS
+from quire.models.classic.runtimes import RUNTIMES
 from quire.models.registry import known_architectures
+from quire.server.config.quire_toml import read_config
 from quire.server.settings import API_KEY_FILE_VARIABLE, API_KEY_VARIABLE, ServerSettings
 
 ROOT = Path(__file__).parent.parent
@@ -92,3 +95,17 @@ def test_the_offline_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert "Once upon a time -->" in out
     assert "The moon is -->" in out
+
+
+def test_the_classic_models_of_the_example_and_the_table_are_those_that_there_are(tmp_path: Path) -> None:
+    section = README.partition("\n## Classic models\n")[2].partition("\n## ")[0]
+    example = section[section.index("    [[models]]") : section.index("| runtime |")]
+    (tmp_path / "quire.toml").write_text(textwrap.dedent(example))
+    assert [spec.name for spec in read_config(tmp_path / "quire.toml").models] == ["iris", "churn"]
+    rows = re.findall(r"^\| `(\w+)` \| (.*) \| (.*) \|$", section, re.MULTILINE)
+    assert {name for name, _, _ in rows} == RUNTIMES.keys()
+    for name, what, install in rows:
+        runtime = RUNTIMES[name]
+        assert install.strip() == (f"`quire[{runtime.extra}]`" if runtime.extra else "is there"), name
+        assert all(f"`{suffix}`" in what for suffix in runtime.suffixes), name
+        assert runtime.folder_with is None or f"`{runtime.folder_with}`" in what, name
