@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -40,6 +41,13 @@ class Padding:
     cut: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
+TIME_BOUNDS = (
+    *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1),
+    *(0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0),
+)
+"""Seconds, by which the times of requests are told apart."""
+
+
 @dataclass(slots=True)
 class BatchStatistics:
     """What a batcher has done.
@@ -56,6 +64,8 @@ class BatchStatistics:
         batch_rows: How many executions had how many rows.
         batch_seconds: How long the executions with so many rows took, summed.
         last_inference: When the last batch was started, in milliseconds since the epoch; 0 for never.
+        queue_buckets: How many answered requests waited how long: up to each of `TIME_BOUNDS`, and longer.
+        compute_buckets: How many ran how long, likewise.
     """
 
     num_succeeded: int = 0
@@ -69,6 +79,15 @@ class BatchStatistics:
     batch_rows: dict[int, int] = field(default_factory=dict[int, int])
     batch_seconds: dict[int, float] = field(default_factory=dict[int, float])
     last_inference: int = 0
+    queue_buckets: list[int] = field(default_factory=lambda: [0] * (len(TIME_BOUNDS) + 1))
+    compute_buckets: list[int] = field(default_factory=lambda: [0] * (len(TIME_BOUNDS) + 1))
+
+    def add_times(self, queue: float, compute: float) -> None:
+        """An answered request waited and ran so many seconds."""
+        self.queue_seconds += queue
+        self.queue_buckets[bisect_left(TIME_BOUNDS, queue)] += 1
+        self.compute_seconds += compute
+        self.compute_buckets[bisect_left(TIME_BOUNDS, compute)] += 1
 
 
 @dataclass(slots=True, eq=False)
@@ -334,8 +353,7 @@ class Batcher:
         else:
             statistics.num_succeeded += 1
             statistics.num_rows += request.rows
-            statistics.queue_seconds += call.started_at - request.arrived_at
-            statistics.compute_seconds += self._clock() - call.started_at
+            statistics.add_times(call.started_at - request.arrived_at, self._clock() - call.started_at)
         if self.config.preserve_ordering:
             self._release(request.level)
         else:

@@ -19,6 +19,7 @@ from .anthropic.routes import TYPES as ANTHROPIC_TYPES
 from .anthropic.routes import anthropic_routes
 from .bentoml.routes import TYPES as BENTOML_TYPES
 from .bentoml.routes import bentoml_routes
+from .classic_metrics import ClassicCollector
 from .context import ServerContext, ServerState
 from .deployments.known_models import kind_of
 from .deployments.manager import Deployments
@@ -143,6 +144,7 @@ def create_app(
     context = ServerContext(state)
     context.deployments.kind_of = partial(kind_of, manager)
     metrics.registry.register(DeploymentCollector(context.deployments))
+    metrics.registry.register(ClassicCollector(manager))
     if models is not None:
         context.prepare(models)
     app = Application(
