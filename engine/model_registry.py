@@ -6,16 +6,19 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from ..errors import InvalidRequest, ModelError, ModelTooLarge, NotFound, QuireError, Unavailable
 from ..models.classic.predictor import Description
-from .batch_queue import BatchingConfig
+from .batch_queue import BatchingConfig, QueuePolicy
 from .batcher import Batcher, Padding
 from .classic_workers import WorkerConfig, WorkerPool
 
 logger = logging.getLogger(__name__)
+
+DEFAULT_QUEUE_SIZE = 1024
+"""Requests that may wait for a model whose owner says nothing of batching; more are refused."""
 
 State = Literal["loading", "ready", "unavailable"]
 
@@ -28,7 +31,8 @@ class ClassicModelConfig:
         name: As clients name it.
         workers: What is loaded, and how often.
         version: As clients name it: a whole number from 1.
-        batching: By default batches of up to 64 rows, or none if the model has no batch dimension.
+        batching: By default batches of up to 64 rows, or none if the model has no batch dimension, and a
+            queue of `DEFAULT_QUEUE_SIZE`.
         padding: What may be padded.
         labels: Names by which clients may ask for this version, such as "stable".
     """
@@ -88,7 +92,9 @@ class ServedModel:
 
 def _batching(config: ClassicModelConfig, description: Description) -> BatchingConfig:
     if config.batching is None:
-        return BatchingConfig() if description.batched else BatchingConfig(max_batch_size=0)
+        policy = QueuePolicy(max_queue_size=DEFAULT_QUEUE_SIZE)
+        batching = BatchingConfig(default_queue_policy=policy)
+        return batching if description.batched else replace(batching, max_batch_size=0)
     if config.batching.max_batch_size and not description.batched:
         raise ModelError(f"{config.name} has no batch dimension: its max_batch_size must be 0")
     known = {spec.name for spec in description.inputs}

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 Headers = list[tuple[bytes, bytes]]
 
-REFUSAL_SECONDS = 0.02
+REFUSAL_SECONDS = 0.04
 
 JSON: Headers = [(b"content-type", b"application/json")]
 

@@ -35,7 +35,7 @@ async def generate(
     _check_model(context, model, version)
     context = await context.serving(model, record)
     body = await read_message(context, request, GenerateBody, unsupported={})
-    parameters = _parameters(body)
+    parameters = merged_parameters(body)
     if parameters.stream not in (None, streams):
         right = "generate_stream" if parameters.stream else "generate"
         raise InvalidRequest(f"stream: /v2/models/{model}/{right} is the route for that", param="stream")
@@ -44,7 +44,7 @@ async def generate(
     params = sampling_params(context, parameters)
     (tokens,) = await encode(context, [body.text_input], add_special_tokens=True)
     job = Job(prompts=[tokens], params=[params])
-    before = _echo(body, parameters, streams=streams)
+    before = echo(body, parameters, streams=streams)
     if streams:
         deltas = DeltaStream(run(context, record, job))
         return await open_stream(context, request, deltas, _events(model, body, deltas), STYLE)
@@ -70,7 +70,7 @@ def _check_model(context: ServerContext, model: str, version: str | None) -> Non
         )
 
 
-def _parameters(body: GenerateBody) -> GenerateParameters:
+def merged_parameters(body: GenerateBody) -> GenerateParameters:
     """Those beside the text and those under `parameters`, together."""
     inner = body.parameters or GenerateParameters()
     merged = GenerateParameters()
@@ -105,7 +105,7 @@ def sampling_params(context: ServerContext, parameters: GenerateParameters) -> S
     )
 
 
-def _echo(body: GenerateBody, parameters: GenerateParameters, *, streams: bool) -> str:
+def echo(body: GenerateBody, parameters: GenerateParameters, *, streams: bool) -> str:
     """What stands before the new text: the prompt, as in Triton, unless the request does not want it."""
     excluded = parameters.exclude_input_in_output
     if streams and excluded is False:

@@ -10,23 +10,31 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from typing import Any
 
 import grpc
 from grpc import aio
 from starlette.types import Receive, Scope, Send
 
-from ...errors import Overloaded, QuireError
+from ...errors import InvalidRequest, Overloaded, QuireError
 from ..context import RequestRecord, ServerContext
 from ..errors import error_details, error_status
 from ..gate import STATUS_CLIENT_GONE, RequestGate, log_request
 from . import grpc_models
+from .grpc_generate import generate
 from .grpc_infer import infer
 from .grpc_schema import SERVICE, message_class
+from .names import VERSION, is_language_model
 
 logger = logging.getLogger("quire.server")
 
 Answer = Callable[[ServerContext, RequestRecord, Any], Awaitable[Any]]
+
+EMPTY_FINAL = "triton_enable_empty_final_response"
+"""A stream's request that wants to know which answer is its last."""
+
+IS_FINAL = "triton_final_response"
 
 OVERHEAD_BYTES = 64 * 1024  # of a message, besides its tensors
 
@@ -136,18 +144,48 @@ def _stream_handler(gate: GrpcGate) -> Any:
     async def handle(messages: AsyncIterator[Any], call: Any) -> AsyncGenerator[Any]:
         async for message in messages:
             try:
-                async with gate.open("ModelStreamInfer", _Within(call)) as record:
-                    answer = await infer(gate.context, record, message)
+                async with (
+                    gate.open("ModelStreamInfer", _Within(call)) as record,
+                    aclosing(_answers(gate.context, record, message)) as answers,
+                ):
+                    async for answer in answers:
+                        yield response(infer_response=answer)
             except _Ended as ended:
                 yield response(error_message=ended.message, infer_response={"id": message.id})
-            else:
-                yield response(infer_response=answer)
 
     return grpc.stream_stream_rpc_method_handler(
         handle,
         request_deserializer=message_class("ModelInferRequest").FromString,
         response_serializer=response.SerializeToString,
     )
+
+
+async def _answers(context: ServerContext, record: RequestRecord, message: Any) -> AsyncGenerator[Any]:
+    """All answers to one request of a stream: one, unless it is to a language model."""
+    says_when_over = _pop_flag(message, EMPTY_FINAL)
+    model, version = message.model_name, message.model_version or None
+    if is_language_model(context, model, version):
+        async with aclosing(generate(context, record, message)) as answers:
+            async for answer in answers:
+                yield answer
+        if says_when_over:
+            last = message_class("ModelInferResponse")(model_name=model, model_version=VERSION, id=message.id)
+            last.parameters[IS_FINAL].bool_param = True
+            yield last
+        return
+    answer = await infer(context, record, message)
+    if says_when_over:
+        answer.parameters[IS_FINAL].bool_param = True
+    yield answer
+
+
+def _pop_flag(message: Any, name: str) -> bool:
+    if name not in message.parameters:
+        return False
+    value = message.parameters.pop(name)
+    if value.WhichOneof("parameter_choice") != "bool_param":
+        raise InvalidRequest(f"{name} must be true or false", param=name)
+    return value.bool_param
 
 
 class _Ended(Exception):

@@ -185,6 +185,13 @@ def to_json(name: str, array: Array) -> list[Any]:
         ) from None
 
 
+def texts(values: list[str]) -> Array:
+    """An array of BYTES."""
+    array = np.empty(len(values), dtype=object)
+    array[:] = [value.encode() for value in values]
+    return array
+
+
 def to_binary(array: Array) -> bytes:
     """An output's bytes, little-endian in row-major order; BYTES elements with their lengths before them."""
     kind = datatype(array.dtype)

@@ -669,3 +669,62 @@ async def test_what_generate_refuses(
 
 async def test_a_language_model_takes_no_tensors(served: Served) -> None:
     refused(await ask(served, x([1.0]), "fake"), 400, "generate")
+
+
+async def raw(served: Served, *pieces: bytes) -> bytes:
+    """What a connection answers to bytes, until it is closed."""
+    reader, writer = await asyncio.open_connection(served.client.base_url.host, served.client.base_url.port)
+    for piece in pieces:
+        writer.write(piece)
+        await writer.drain()
+    answer = await reader.read()
+    writer.close()
+    await writer.wait_closed()
+    return answer
+
+
+def request_bytes(body: dict[str, Any], version: str = "1.1", *headers: str) -> bytes:
+    content = json.dumps(body).encode()
+    lines = [
+        f"POST /v2/models/sum/infer HTTP/{version}",
+        "host: a",
+        f"content-length: {len(content)}",
+        *headers,
+    ]
+    return "\r\n".join([*lines, "", ""]).encode() + content
+
+
+async def test_connections(models: DataPlane) -> None:
+    """Requests one behind the other, an old protocol's, and one that asks for a 100 first."""
+    close = "connection: close"
+    async with serve_on_port(models=models) as (served, _):
+        many = b"".join(request_bytes(x([float(number)])) for number in range(5))
+        answer = await raw(served, many + request_bytes(x([9.0]), "1.1", close))
+        assert answer.count(b"HTTP/1.1 200 OK\r\n") == 6
+        places = [answer.index(b'"data":[%d.0]' % number) for number in (0, 1, 2, 3, 4, 9)]
+        assert places == sorted(places)
+        assert answer.count(b"connection: close\r\n") == 1
+        answer = await raw(served, request_bytes(x([2.0]), "1.0"))
+        assert b" 200 OK" in answer
+        assert b"connection: close\r\n" in answer
+        answer = await raw(served, request_bytes(x([3.0]), "1.1", close, "expect: 100-continue"))
+        assert answer.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n")
+        refusal = await raw(served, request_bytes({}, "1.1", close))
+        assert refusal.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+        assert b"x-request-id: " in refusal
+
+
+async def test_a_client_that_goes_while_its_request_runs(models: DataPlane) -> None:
+    async with serve_on_port(models=models) as (served, _):
+        executions = models.statistics("sum").num_executions
+        reader, writer = await asyncio.open_connection(
+            served.client.base_url.host, served.client.base_url.port
+        )
+        writer.write(request_bytes(x([-0.3])))
+        await writer.drain()
+        await until(lambda: models.statistics("sum").num_executions > executions, "it runs")
+        writer.close()
+        await writer.wait_closed()
+        del reader
+        await until(lambda: served.context.num_in_flight == 0, "the request is over")
+        assert (await ask(served, x([1.0]))).status_code == 200

@@ -28,6 +28,10 @@ ADMIN = "sk-admin-of-the-tests"
 KEY = "sk-user-of-the-tests"
 CONFIG = """
 [[models]]
+name = "chat"
+model = "embedded"
+
+[[models]]
 name = "trees"
 path = "trees.txt"
 
@@ -46,7 +50,7 @@ python_class = "oip_predictors:Length"
 
 
 class Server:
-    """`quire serve --config` with classic models, and without a language model."""
+    """`quire serve --config` with classic models and the embedded language model."""
 
     def __init__(self, folder: Path) -> None:
         train_trees(folder)
@@ -390,3 +394,50 @@ def test_grpc_statistics_and_repository(grpc: triton_grpc.InferenceServerClient)
     grpc.load_model("sum", headers=lower(ADMIN))
     assert state() == "READY"
     assert grpc.infer("sum", numbers(1, 2), headers=lower()).as_numpy("sum").tolist() == [3.0]
+
+
+def ask_chat(client: triton_grpc.InferenceServerClient, **given: object) -> list:
+    """All that a stream answers to one request: results, and at the end what says that it is over."""
+    found: queue.Queue = queue.Queue()
+    inputs = []
+    for name, value in given.items():
+        kind, dtype = ("BOOL", bool) if isinstance(value, bool) else ("BYTES", object)
+        tensor = triton_grpc.InferInput(name, [1], kind)
+        tensor.set_data_from_numpy(np.array([value if kind == "BOOL" else value.encode()], dtype))
+        inputs.append(tensor)
+    client.start_stream(lambda result, error: found.put((result, error)), headers=lower())
+    client.async_stream_infer("chat", inputs, request_id="mine", enable_empty_final_response=True)
+    answers = []
+    while True:
+        result, error = found.get(timeout=PATIENCE)
+        if error is not None:
+            answers.append(error)
+            break
+        if result.get_response().parameters["triton_final_response"].bool_param:
+            break
+        answers.append(result.as_numpy("text_output")[0].decode())
+    client.stop_stream()
+    return answers
+
+
+def test_a_language_model_by_grpc(grpc: triton_grpc.InferenceServerClient) -> None:
+    parameters = '{"max_tokens": 12, "temperature": 0, "ignore_eos": true}'
+    (whole,) = ask_chat(grpc, text_input="Once upon", sampling_parameters=parameters)
+    assert whole.startswith("Once upon")
+    parts = ask_chat(grpc, text_input="Once upon", sampling_parameters=parameters, stream=True)
+    assert len(parts) > 3
+    assert "Once upon" + "".join(parts) == whole
+    for wrong in (
+        {"text_input": ""},
+        {"text_input": "a", "sampling_parameters": "{"},
+        {"text_input": "a", "sampling_parameters": '{"colour": 1}'},
+        {"text_input": "a", "sampling_parameters": '{"temperature": 9}'},
+        {"text_input": "a", "colour": "red"},
+        {"text_input": "a", "stream": True, "exclude_input_in_output": False},
+    ):
+        (error,) = ask_chat(grpc, **wrong)
+        assert isinstance(error, InferenceServerException)
+    with pytest.raises(InferenceServerException, match="ModelStreamInfer"):
+        grpc.infer("chat", numbers(1), headers=lower())
+    assert [each.name for each in grpc.get_model_metadata("chat", headers=lower()).outputs] == ["text_output"]
+    assert grpc.get_model_config("chat", headers=lower()).config.model_transaction_policy.decoupled
