@@ -279,10 +279,10 @@ class ModelRegistry:
         """The version that has a label; the highest, if there are several.
 
         Raises:
-            NotFound: There is no such model, or no loaded version of it has the label.
+            NotFound: There is no such model, or no version of it has the label.
         """
         for entry in self._named(name, None):
-            if entry.model is not None and label in entry.model.config.labels:
+            if entry.config is not None and label in entry.config.labels:
                 return entry.version
         raise NotFound(f"no version of {name} has the label {label[:80]!r}", param="model")
 

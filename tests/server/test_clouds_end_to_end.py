@@ -35,6 +35,7 @@ version = 2
 name = "species"
 path = "species.skops"
 load = "on_demand"
+labels = ["later"]
 """
 
 
@@ -67,7 +68,8 @@ def test_a_model_is_loaded_for_the_first_request(server: Container, trained: Tra
     states = server.client.get("/v1/models/species").json()["model_version_status"]
     assert [one["state"] for one in states] == ["END"]
     example = rows(1, seed=17)
-    answer = server.client.post("/v1/models/species:predict", json={"inputs": example.tolist()}).json()
+    path = "/v1/models/species/labels/later:predict"
+    answer = server.client.post(path, json={"inputs": example.tolist()}).json()
     assert answer["outputs"]["predict"] == trained.species.predict(example).tolist()
 
 

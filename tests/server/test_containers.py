@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -21,6 +22,7 @@ from quire.server.containers import in_container
 from quire.server.settings import ServerSettings
 
 from .classic_models import Trained, rows
+from .fake_engine import EMBEDDED
 from .quire_process import PATIENCE
 
 PLAN = ServerPlan(models=(ModelSpec.of(EngineConfig(model="embedded")),))
@@ -140,6 +142,18 @@ def test_a_real_multi_model_container(trained: Trained, model_folder: Path, tmp_
         assert response.json() == trained.trees.predict(example).tolist()
         assert client.delete("/models/a").status_code == 200
         assert client.get("/models").json() == {"models": []}
+        shutil.copytree(EMBEDDED, tmp_path / "language")
+        body = {"model_name": "b", "url": "language"}
+        assert client.post("/models", json=body).status_code == 200
+        chat = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 3}
+        answer = client.post("/models/b/invoke", json=chat).json()
+        assert (answer["model"], answer["usage"]["completion_tokens"]) == ("b", 3)
+        answer = client.post("/models/b/invoke", json={"inputs": "Once", "parameters": {"max_new_tokens": 2}})
+        assert list(answer.json()[0]) == ["generated_text"]
+        assert client.post("/models/b/invoke", json={"model": "c", **chat}).status_code == 400
+        assert client.post("/models/b/invoke", json=[1, 2]).status_code == 400
+        assert client.delete("/models/b").status_code == 200
+        assert client.post("/models/b/invoke", json=chat).status_code == 404
 
 
 def test_a_real_container_of_vertex_ai(tmp_path: Path) -> None:
