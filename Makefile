@@ -5,6 +5,7 @@
 # make nightly  the long simulations and sweeps
 # make clients  clients of other makers against real servers, in an environment of their own
 # make sanitize the C++ kernels under the address, undefined-behaviour and thread sanitizers; a part of nightly
+# make schemathesis  a real server against its own OpenAPI document, with requests that break it
 # make bench    quire against transformers, with the ratios
 # make clean    remove .venv and everything that was built
 #
@@ -21,7 +22,7 @@ CPU_INDEX := https://download.pytorch.org/whl/cpu
 SETUP_INPUTS := pyproject.toml setup.py constraints.txt $(wildcard kernels/csrc/*)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test install lint nightly clients sanitize bench clean
+.PHONY: help serve test install lint nightly clients sanitize schemathesis bench clean
 
 help:
 	@sed -n '/^[^#]/q; s/^# \{0,1\}//p' Makefile
@@ -47,6 +48,14 @@ clients: install $(CLIENTS)/stamp
 
 sanitize: install
 	$(BIN)/pytest -m nightly tests/kernels/test_sanitizers.py
+
+# It has some thirty dependencies that quire has no use for: an environment of its own.
+schemathesis: install $(VENV)/schemathesis/bin/st
+	$(BIN)/python tests/server/schemathesis_run.py $(VENV)/schemathesis/bin/st
+
+$(VENV)/schemathesis/bin/st:
+	$(BIN)/python -m venv $(VENV)/schemathesis
+	$(VENV)/schemathesis/bin/pip install -qq --disable-pip-version-check 'schemathesis>=4.30,<5'
 
 bench: install
 	$(BIN)/python benchmarks/throughput.py

@@ -81,7 +81,10 @@ def health_routes(context: ServerContext) -> APIRouter:
         others = Load(context.num_in_flight - 1)
         return Response(msgspec.json.encode(others), media_type="application/json")
 
-    @router.get("/metrics", summary="Prometheus metrics", response_class=Response)
+    described = describe("Prometheus metrics", answer=Status)
+    described["responses"][200]["content"] = {CONTENT_TYPE: {"schema": {"type": "string"}}}
+
+    @router.get("/metrics", **described)
     async def metrics() -> Response:
         return Response(context.metrics.render(), media_type=CONTENT_TYPE)
 

@@ -13,7 +13,7 @@ PROBES = frozenset((b"/health", b"/ready", b"/ping"))
 
 
 class PathRules:
-    """One server's rules.
+    """One server's rules. In their regexes a dot stands for every character: decoded paths may hold newlines.
 
     Attributes:
         probes: Raw paths that are open without a key, and while the server drains.
@@ -26,11 +26,11 @@ class PathRules:
 
     def add_admin(self, pattern: str) -> None:
         """Requests that change the server, as a regex that matches all of 'METHOD /path', path decoded."""
-        self._admin.append(re.compile(pattern))
+        self._admin.append(re.compile(pattern, re.DOTALL))
 
     def add_error_writer(self, pattern: str, writer: ErrorWriter) -> None:
         """The form of errors on the paths that a regex matches whole; rules added first come first."""
-        self._writers.append((re.compile(pattern), writer))
+        self._writers.append((re.compile(pattern, re.DOTALL), writer))
 
     def is_admin(self, method: str, path: str) -> bool:
         """Whether a request needs the admin key; the path is the decoded one, by which the router goes."""

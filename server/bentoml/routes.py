@@ -16,9 +16,9 @@ from starlette.types import Scope
 from .. import classic
 from ..context import ServerContext
 from ..dialects import guarded
-from ..errors import ErrorDetails, error_response
+from ..errors import ErrorDetails, ErrorObject, error_response
 from ..health import check_live, check_ready
-from ..openapi import describe
+from ..openapi import REF, describe
 from .schema import service_schema
 
 
@@ -70,6 +70,11 @@ def bentoml_routes(context: ServerContext) -> APIRouter:
     )
     # An output alone, or an object of several: any JSON value.
     described["responses"][200]["content"] = {"application/json": {"schema": {}}}
+    # Until a model is found, nothing says that it is BentoML's client who asks.
+    for status in (401, 404, 431):
+        content = described["responses"][status]["content"]["application/json"]
+        ours = {"$ref": REF.format(name=ErrorObject.__name__)}
+        content["schema"] = {"anyOf": [content["schema"], ours]}
 
     @router.post("/{model}", **described)
     async def api(request: Request) -> Response:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -110,7 +111,9 @@ def _add_state(router: APIRouter, context: ServerContext) -> None:
     async def props() -> Response:
         return Response(msgspec.json.encode(_props(context)), media_type="application/json")
 
-    @router.get("/slots", summary="How many requests can run at once, and how many do")
+    slots_are = _describe("How many requests can run at once, and how many do", None, errors=(400, 503))
+
+    @router.get("/slots", **slots_are)
     async def slots(request: Request) -> Response:
         return await guarded(request, _slots(context, request), failure_response)
 
@@ -129,12 +132,13 @@ def _refuse(router: APIRouter, path: str, reason: str) -> None:
 
 def _describe(
     summary: str,
-    answer: type[msgspec.Struct],
+    answer: type[msgspec.Struct] | None,
     body: type[msgspec.Struct] | None = None,
     *,
     streams: bool = False,
+    errors: Sequence[int] = (),
 ) -> dict[str, Any]:
-    return describe(summary, answer=answer, body=body, streams=streams, error=LlamaFailure)
+    return describe(summary, answer=answer, body=body, streams=streams, errors=errors, error=LlamaFailure)
 
 
 async def _apply_template(context: ServerContext, request: Request) -> Response:

@@ -83,7 +83,7 @@ def oip_routes(context: ServerContext) -> APIRouter:
     return router
 
 
-def _describe(summary: str, answer: type[msgspec.Struct], **more: Any) -> dict[str, Any]:
+def _describe(summary: str, answer: type[msgspec.Struct] | None, **more: Any) -> dict[str, Any]:
     return describe(summary, answer=answer, error=InferFailure, **more)
 
 
@@ -178,7 +178,7 @@ def _add_inference(router: APIRouter, context: ServerContext) -> None:
 
 
 def _add_repository(router: APIRouter, context: ServerContext) -> None:
-    @router.post("/v2/repository/index", **_describe("All models", IndexEntry, body=IndexBody))
+    @router.post("/v2/repository/index", **_describe("All models", None, body=IndexBody))
     async def index(request: Request) -> Response:
         body = await _optional(context, request, IndexBody)
         return _json(models.index(context, only_ready=body.ready))

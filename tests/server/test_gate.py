@@ -231,3 +231,13 @@ async def test_refusals_are_in_the_dialects_form(path: str) -> None:
             check_error_form(path, response.json())
         served.context.draining = True
         check_error_form(path, (await served.client.post(path)).json())
+
+
+async def test_a_newline_in_a_path_hides_no_rule() -> None:
+    keys = (ApiKey("alice", KEY), ApiKey("admin", "boss"))
+    async with serve_in_process(settings=ServerSettings(api_keys=keys)) as served:
+        served.client.headers["authorization"] = f"Bearer {KEY}"
+        response = await served.client.post("/v2/repository/models/a%0Ab/unload")
+        assert response.status_code == 403
+        assert set(response.json()) == {"error"}
+        assert isinstance(response.json()["error"], str)  # in the protocol's form
