@@ -13,7 +13,7 @@ from .config import EngineConfig
 
 if TYPE_CHECKING:
     from .async_engine import AsyncEngine
-    from .model_registry import ClassicModelConfig
+    from .model_registry import ClassicModelConfig, Entry
 
 logger = logging.getLogger(__name__)
 
@@ -154,6 +154,40 @@ class EngineHost(Protocol):
     def last_used(self, name: str) -> float:
         """When a request to a model came last, on the monotonic clock; infinite while one is running."""
         ...
+
+
+def status_of(model: ManagedModel, entry: Entry | None) -> ModelStatus:
+    """How a model is; `entry` is what the registry has of a classic one."""
+    state, reason = _state_of(model, entry)
+    num_bytes = 0
+    if model.engine is not None:
+        num_bytes = model.engine.memory_bytes
+    elif entry is not None and entry.model is not None:
+        num_bytes = entry.model.pool.memory_bytes
+    spec = model.spec
+    return ModelStatus(
+        name=spec.name,
+        version=spec.version,
+        kind=spec.kind,
+        state=state,
+        reason=reason,
+        load=spec.load,
+        pinned=spec.is_pinned,
+        wanted=model.wanted,
+        memory_bytes=num_bytes,
+    )
+
+
+def _state_of(model: ManagedModel, entry: Entry | None) -> tuple[State, str]:
+    if model.engine is not None:
+        return ("ready", "") if model.engine.is_ready else ("unavailable", "its engine is not ready")
+    if entry is not None and entry.model is not None:
+        if entry.model.is_ready:
+            return "ready", ""
+        return "unavailable", entry.model.pool.failure or "its processes are being restarted"
+    if model.loading is not None or (entry is not None and entry.state == "loading"):
+        return "loading", ""
+    return ("unavailable" if model.retry_at else "unloaded"), model.reason
 
 
 def who_makes_room(

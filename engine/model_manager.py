@@ -21,9 +21,9 @@ from .managed_model import (
     ModelSpec,
     ModelStatus,
     StartEngine,
-    State,
     note_failure,
     start_engine,
+    status_of,
     who_makes_room,
 )
 
@@ -230,7 +230,7 @@ class ModelManager:
         """The states of all versions of all models, or of one; empty if there is none."""
         self._adopt()
         return [
-            self._status(model)
+            status_of(model, self._entry(model))
             for model in sorted(self._models.values(), key=lambda each: int(each.spec.version))
             if name in (None, model.spec.name)
         ]
@@ -241,7 +241,7 @@ class ModelManager:
         return [
             f"{model} is {status.state}" + (f": {status.reason}" if status.reason else "")
             for model in self._models.values()
-            if model.wanted and (status := self._status(model)).state != "ready"
+            if model.wanted and (status := status_of(model, self._entry(model))).state != "ready"
         ]
 
     async def close(self) -> None:
@@ -365,39 +365,6 @@ class ModelManager:
     def _is_loaded(self, model: ManagedModel) -> bool:
         entry = self._entry(model)
         return model.engine is not None or (entry is not None and entry.model is not None)
-
-    def _status(self, model: ManagedModel) -> ModelStatus:
-        state, reason = self._state(model)
-        engine, entry = model.engine, self._entry(model)
-        num_bytes = 0
-        if engine is not None:
-            num_bytes = engine.memory_bytes
-        elif entry is not None and entry.model is not None:
-            num_bytes = entry.model.pool.memory_bytes
-        spec = model.spec
-        return ModelStatus(
-            name=spec.name,
-            version=spec.version,
-            kind=spec.kind,
-            state=state,
-            reason=reason,
-            load=spec.load,
-            pinned=spec.is_pinned,
-            wanted=model.wanted,
-            memory_bytes=num_bytes,
-        )
-
-    def _state(self, model: ManagedModel) -> tuple[State, str]:
-        if model.engine is not None:
-            return ("ready", "") if model.engine.is_ready else ("unavailable", "its engine is not ready")
-        entry = self._entry(model)
-        if entry is not None and entry.model is not None:
-            if entry.model.is_ready:
-                return "ready", ""
-            return "unavailable", entry.model.pool.failure or "its processes are being restarted"
-        if model.loading is not None or (entry is not None and entry.state == "loading"):
-            return "loading", ""
-        return ("unavailable" if model.retry_at else "unloaded"), model.reason
 
     def _named(self, name: str, version: str | None) -> list[ManagedModel]:
         """The models of a name, the highest version first."""

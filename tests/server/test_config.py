@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+import quire
 from quire.engine.batch_queue import BatchingConfig, QueuePolicy
 from quire.engine.config import EngineConfig
 from quire.engine.model_registry import ClassicModelConfig
@@ -211,6 +213,19 @@ def test_versions_of_a_model_are_tables_of_their_own(tmp_path: Path) -> None:
 def test_deployments_are_handed_on_as_they_are(tmp_path: Path) -> None:
     plan = read(tmp_path, CHAT + '[[deployments]]\nname = "a"\nwhatever = [1, {b = 2}]')
     assert plan.deployments == ({"name": "a", "whatever": [1, {"b": 2}]},)
+
+
+def test_readmes_example_is_read(tmp_path: Path) -> None:
+    readme = Path(quire.__file__).parent / "README.md"
+    if not readme.is_file():
+        pytest.skip("an installed package has no README")
+    (example,) = re.findall(r"```toml\n(\[server\].*?)```", readme.read_text(), re.DOTALL)
+    plan = read(tmp_path, example)
+    assert [(spec.name, spec.kind, spec.version) for spec in plan.models] == [
+        ("chat", "llm", "1"),
+        ("churn", "classic", "2"),
+    ]
+    assert (plan.port, plan.admin_port, plan.memory_budget) == (8000, 8001, 48 << 30)
 
 
 REFUSED = {
