@@ -95,6 +95,10 @@ class Attempt:
         self.on_hang: Callable[[], None] | None = None
         self._started = deployment.clock()
 
+    def begin(self) -> None:
+        """The request starts now, and not when it was made."""
+        self._started = self.deployment.clock()
+
     def waits(self) -> None:
         """From now on, the model owes a sign of life."""
         self.waiting_since = self.deployment.clock()
@@ -129,6 +133,7 @@ class Deployment:
     Attributes:
         totals: By version's id, for metrics.
         pending: Attempts that run.
+        on_quiet: Called, once each, when no client waits for an answer any more.
         kind: What its versions are, once that is known.
         is_dirty: Whether something has changed that is to be kept on disk.
     """
@@ -138,6 +143,7 @@ class Deployment:
         self._rng = rng
         self._set(spec)
         self.pending: set[Attempt] = set()
+        self.on_quiet: list[Callable[[], None]] = []
         self.is_dirty = True
 
     def _set(self, spec: DeploymentSpec) -> None:
@@ -156,6 +162,11 @@ class Deployment:
     def primary(self) -> Version:
         """The version that stands for all: what a client learns of the endpoint is this one's."""
         return self.versions[self.strategy.primary]
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether no client waits for an answer."""
+        return all(attempt.is_mirrored for attempt in self.pending)
 
     def choose(self, key: str | None) -> Attempt:
         """A new request, of a client who is known by `key` if the deployment is sticky."""
@@ -185,6 +196,10 @@ class Deployment:
             self.totals[version].num_mirrored += attempt.is_mirrored
             self.strategy.observe(version, outcome, seconds)
             self.is_dirty = True
+        if self.on_quiet and self.is_quiet:
+            callbacks, self.on_quiet = self.on_quiet, []
+            for callback in callbacks:
+                callback()
 
     def score(self, version: str, value: float) -> None:
         """What a client said of an answer of a version. Raises `InvalidRequest`."""

@@ -1,8 +1,9 @@
 """Mirroring: once a client has its answer, the shadow is asked the same, and what it says goes to nobody.
 
 A mirrored request goes through the same handlers, with the shadow's own chat template and tokenizer. It
-starts when the answer is out, so that it delays no answer of its own; there are only so many at a time, and
-they end with the server. It counts for no limit and stands in no log.
+starts when the answer is out and no other client waits for one of the deployment, or a second later, so that
+it delays no answer; there are only so many at a time, and they end with the server. It counts for no limit
+and stands in no log.
 """
 
 from __future__ import annotations

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Coroutine
 from typing import Any
 
 from ...errors import QuireError
-from .deployment import Attempt
+from .deployment import Attempt, Deployment
 from .outcomes import of_error
 from .shadow import ShadowStrategy
 from .tally import Outcome
 
 logger = logging.getLogger(__name__)
+
+PATIENCE_SECONDS = 1.0
+"""How long a mirrored request waits for a moment in which no client waits for an answer."""
 
 
 class PendingMirrors:
@@ -43,12 +47,16 @@ class PendingMirrors:
     ) -> None:
         try:
             async with asyncio.timeout(strategy.settings.timeout):
+                await _quiet(attempt.deployment)
+                attempt.begin()
                 similarity = await work
         except asyncio.CancelledError:
+            work.close()
             strategy.gave_up()
             attempt.end(Outcome.VOID)
             raise
         except Exception as error:
+            work.close()  # it may not have begun
             if isinstance(error, TimeoutError):
                 strategy.gave_up()
             elif not isinstance(error, QuireError):
@@ -57,3 +65,14 @@ class PendingMirrors:
         else:
             attempt.end(Outcome.SUCCEEDED)
             strategy.compared(similarity)
+
+
+async def _quiet(deployment: Deployment) -> None:
+    """Returns when no client waits for an answer of the deployment, or after `PATIENCE_SECONDS`."""
+    if deployment.is_quiet:
+        return
+    quiet = asyncio.Event()
+    deployment.on_quiet.append(quiet.set)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await quiet.wait()

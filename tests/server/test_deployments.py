@@ -318,6 +318,35 @@ async def test_a_shadow_that_fails_or_hangs_is_no_ones_trouble(deployed: Deploye
     assert strategy.state.num_compared == 0
 
 
+async def test_a_mirrored_request_waits_until_no_client_does(deployed: Deployed) -> None:
+    await deployed.make(strategy="shadow")
+    deployment, strategy = deployed.deployment, deployed.deployment.strategy
+    assert isinstance(strategy, ShadowStrategy)
+    clients = [deployment.choose(None) for _ in range(2)]
+    shadow = deployment.attempt("new", is_mirrored=True)
+    begun: list[bool] = []
+
+    async def ask() -> float:
+        begun.append(deployment.is_quiet)
+        return 1.0
+
+    deployed.context.deployments.mirrors.start(strategy, shadow, ask())
+    for client in clients:
+        await asyncio.sleep(0.01)
+        assert begun == []
+        client.end(Outcome.SUCCEEDED)
+    await until(lambda: shadow.outcome is Outcome.SUCCEEDED, "it was asked")
+    assert begun == [True]
+    assert deployment.totals["new"].num_mirrored == 1
+    # Where there is always somebody, it does not wait for ever.
+    busy = deployment.choose(None)
+    late = deployment.attempt("new", is_mirrored=True)
+    deployed.context.deployments.mirrors.start(strategy, late, ask())
+    await until(lambda: late.outcome is Outcome.SUCCEEDED, "it was asked")
+    assert begun == [True, False]
+    busy.end(Outcome.SUCCEEDED)
+
+
 async def test_a_mirrored_request_counts_for_no_limit_and_is_not_remembered(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
