@@ -113,17 +113,36 @@ async def count_tokens(context: ServerContext, request: Request) -> Response:
 async def _make_chat(
     context: ServerContext, request: Request, body: CountTokensRequest, conversation: ChatCompletionRequest
 ) -> Chat:
-    """Reads a conversation. Raises `InvalidRequest`, also if the model cannot be kept from thinking."""
+    """Reads a conversation. Raises `InvalidRequest`, also if the model cannot think as it is asked to."""
     check_common(request, conversation)
-    known = (
-        context.engine.chat_template.variables(with_tools=bool(conversation.tools)) if body.thinking else ()
+    kind = "adaptive" if body.thinking is None else body.thinking.type
+    conversation.thinking_token_budget = _budget(body)
+    can_switch = kind != "adaptive" and THINKING_SWITCH in context.engine.chat_template.variables(
+        with_tools=bool(conversation.tools)
     )
-    if THINKING_SWITCH in known:
-        conversation.chat_template_kwargs = {THINKING_SWITCH: False}
-    chat = await prepare_chat(context, request, conversation)
-    if body.thinking and THINKING_SWITCH not in known and chat.format.model.reasoning is not None:
+    if can_switch:
+        conversation.chat_template_kwargs = {THINKING_SWITCH: kind == "enabled"}
+    try:
+        chat = await prepare_chat(context, request, conversation)
+    except InvalidRequest as error:
+        error.message = error.message.replace("thinking_token_budget", "thinking.budget_tokens", 1)
+        raise
+    if kind == "disabled" and not can_switch and chat.format.model.reasoning is not None:
         raise InvalidRequest("thinking: this model's chat template cannot disable it", param="thinking")
     return chat
+
+
+def _budget(body: CountTokensRequest) -> int | None:
+    """The most tokens of thoughts; it comes with `enabled` alone, and leaves room for an answer."""
+    thinking, name = body.thinking, "thinking.budget_tokens"
+    if thinking is None:
+        return None
+    budget = thinking.budget_tokens
+    if (budget is None) == (thinking.type == "enabled"):
+        raise InvalidRequest(f"{name} is for type 'enabled', which needs it", param=name)
+    if budget is not None and isinstance(body, MessagesRequest) and budget >= body.max_tokens:
+        raise InvalidRequest(f"{name} must be less than max_tokens, got {budget}", param=name)
+    return budget
 
 
 def _stop(turn: Turn, part: CompletionOutput) -> tuple[StopReason, str | None]:

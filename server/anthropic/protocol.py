@@ -98,9 +98,10 @@ class InputMessage(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class Thinking(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """Keeps the model from thinking. How much it thinks cannot be chosen: nothing enforces a budget."""
+    """Keeps the model from thinking, or says how many tokens of it; adaptive leaves it to the model."""
 
-    type: Literal["disabled"]
+    type: Literal["disabled", "enabled", "adaptive"]
+    budget_tokens: int | None = None
 
 
 class OutputFormat(

@@ -13,7 +13,13 @@ from ...errors import InvalidRequest
 from ..answers import AnswerFormat
 from ..context import ServerContext
 from ..tool_parsers.base import Rules, ToolParser
-from ..tool_parsers.constraint import CallGrammar, demanded_calls, framed_form, strict_calls
+from ..tool_parsers.constraint import (
+    CallGrammar,
+    bounded_thoughts,
+    demanded_calls,
+    framed_form,
+    strict_calls,
+)
 from .protocol import ChatCompletionRequest
 from .structured import given_fields, rename_param
 from .tools import Tools
@@ -44,9 +50,14 @@ def constrain(
         InvalidRequest: If a form excludes the calls, or strict calls a message that goes on.
     """
     caller = answer_format.tools if tools.functions else None
-    is_demanded = form is not None or tools.choice in ("required", "named")
-    grammar = _grammar(context, tools, _max_thoughts(num_tokens) if is_demanded else None)
-    reasoning = _reasoning(grammar, answer_format)
+    budget = _budget(body, answer_format)
+    is_free = form is None and tools.choice in ("none", "auto")
+    if not is_free:
+        room = _max_thoughts(num_tokens)
+        budget = room if budget is None else min(room, budget)
+    grammar = _grammar(context, tools, budget)
+    # Where all words are free, thoughts could pass for words, and their budget for nothing.
+    reasoning = _reasoning(grammar, answer_format, optional=budget is None or not is_free)
     if caller is not None and tools.choice in ("required", "named"):
         if given := given_fields(body):
             raise InvalidRequest(
@@ -70,15 +81,33 @@ def constrain(
                 param="continue_final_message",
             )
         return _whole(strict_calls(grammar, caller, many=tools.many, reasoning=reasoning))
+    thinks = reasoning is not None or (answer_format.tools is not None and not answer_format.continues)
+    if budget is not None and thinks:
+        return _whole(bounded_thoughts(grammar, answer_format.tools, many=tools.many, reasoning=reasoning))
     return None
 
 
 def name_fields(error: InvalidRequest, body: ChatCompletionRequest) -> None:
     """Lets an error of the engine about a constraint name the field that the client used."""
-    if error.param == PARAM and not given_fields(body) and body.tools:
-        error.param = "tools"
+    if error.param == PARAM and not given_fields(body):
+        error.param = "tools" if body.tools else "thinking_token_budget"
         error.message = error.message.replace(f"{PARAM}: grammar", "tools: a function's parameters", 1)
     rename_param(error, body)
+
+
+def _budget(body: ChatCompletionRequest, answer_format: AnswerFormat) -> int | None:
+    """The most tokens that a request lets the model think."""
+    budget, name = body.thinking_token_budget, "thinking_token_budget"
+    if budget is None:
+        return None
+    if budget < 1:
+        raise InvalidRequest(f"{name} must be at least 1, got {budget}", param=name)
+    model = answer_format.model
+    if model.reasoning is None and not (
+        model.separate_reasoning and model.tools and model.tools.splits_reasoning
+    ):
+        raise InvalidRequest(f"{name}: this model is not known to think", param=name)
+    return budget
 
 
 def _max_thoughts(num_tokens: int) -> int:
@@ -107,9 +136,11 @@ def _grammar(context: ServerContext, tools: Tools, max_thoughts: int | None) -> 
     )
 
 
-def _reasoning(grammar: CallGrammar, answer_format: AnswerFormat) -> Rules | None:
+def _reasoning(grammar: CallGrammar, answer_format: AnswerFormat, *, optional: bool) -> Rules | None:
     reasoning = answer_format.model.reasoning
-    return None if reasoning is None else reasoning.rules(grammar, answer_format.reasoning_state)
+    if reasoning is None:
+        return None
+    return reasoning.rules(grammar, answer_format.reasoning_state, optional=optional)
 
 
 def _frame(

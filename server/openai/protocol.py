@@ -111,6 +111,7 @@ class ChatCompletionRequest(SamplingFields, kw_only=True):
     chat_template: str | None = None
     documents: list[dict[str, Any]] | None = None
     reasoning_effort: str | None = None
+    thinking_token_budget: int | None = None  # vLLM's: the most tokens of thoughts
     tools: list[Tool] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedToolChoice | None = None
     parallel_tool_calls: bool | None = None

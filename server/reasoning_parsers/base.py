@@ -42,10 +42,13 @@ class ReasoningParser(ABC):
 
     @classmethod
     @abstractmethod
-    def rules(cls, grammar: CallGrammar, state: ReasoningState) -> Rules | None:
+    def rules(cls, grammar: CallGrammar, state: ReasoningState, *, optional: bool = True) -> Rules | None:
         """The rule `reasoning` of a grammar, and those that it needs; None if the reasoning is over.
 
-        See `tool_parsers.constraint`.
+        Args:
+            grammar: See `tool_parsers.constraint`.
+            state: Where the prompt leaves the reasoning.
+            optional: Whether an answer need not think, where it is free to.
         """
 
     @abstractmethod

@@ -46,12 +46,12 @@ class ThinkParser(ReasoningParser):
         return "over" if end.endswith(CLOSE) else "possible"
 
     @classmethod
-    def rules(cls, grammar: CallGrammar, state: ReasoningState) -> Rules | None:
+    def rules(cls, grammar: CallGrammar, state: ReasoningState, *, optional: bool = True) -> Rules | None:
         if state == "over":
             return None
         reasoning = r"thought /\n{0,2}/"
         if state == "possible":
-            reasoning = f"({grammar.mark(OPEN)} {reasoning})?"
+            reasoning = f"({grammar.mark(OPEN)} {reasoning}){'?' if optional else ''}"
         return {"reasoning": reasoning, **grammar.thoughts_until("thought", CLOSE)}
 
     def push(self, piece: Piece) -> list[Reasoning | Piece]:

@@ -35,7 +35,7 @@ class CallGrammar:
         functions: What may be called.
         token_id: The id of a special token by its spelling, or None if it is none.
         eos_token_ids: The tokens that end an answer.
-        max_thoughts: The most tokens of thoughts before an answer that must have a form; None for no limit.
+        max_thoughts: The most tokens of thoughts; None for no limit.
     """
 
     def __init__(
@@ -58,6 +58,11 @@ class CallGrammar:
     def last_mark(self, spelling: str) -> str:
         """The term for a mark at the end of an answer; none if it is the token that ends answers anyhow."""
         return "" if self._token_id(spelling) in self._eos_token_ids else self.mark(spelling)
+
+    @property
+    def has_functions(self) -> bool:
+        """Whether anything may be called."""
+        return bool(self._functions)
 
     def is_token(self, spelling: str) -> bool:
         """Whether a mark is a special token of the tokenizer."""
@@ -169,6 +174,21 @@ def strict_calls(
 ) -> str:
     """The grammar of an answer in any words, in which a call, if there is one, is as it must be."""
     return _grammar("answer", reasoning, parser.answer_rules(grammar, many=many))
+
+
+def bounded_thoughts(
+    grammar: CallGrammar, parser: type[ToolParser] | None, *, many: bool, reasoning: Rules | None = None
+) -> str:
+    """The grammar of an answer in which nothing is bound but the thoughts.
+
+    Args:
+        grammar: Has the functions, if there are any, and the most tokens of thoughts.
+        parser: The format, if calls or thoughts in it are read at all.
+        many: Whether several calls may follow each other.
+        reasoning: If no such parser reads the thoughts, the rule `reasoning` for them.
+    """
+    words = {"answer": ANY_TEXT} if parser is None else parser.answer_rules(grammar, many=many)
+    return _grammar("answer", reasoning, words)
 
 
 def framed_form(

@@ -72,14 +72,16 @@ class HarmonyParser(ToolParser):
     def answer_rules(cls, grammar: CallGrammar, *, many: bool) -> Rules:
         """Messages, of which the last one is a call or has the final channel; of calls, one."""
         text = ANY_TEXT if grammar.is_token(MESSAGE) else _UNMARKED
-        return {
-            "answer": "(thoughts | preamble)* (final | call)",
+        rules = {
+            "answer": "(thoughts | preamble)* final",
             "preamble": _message(grammar, "commentary", "said") + _next(grammar),
             **grammar.until("said", END),
             "final": _message(grammar, "final", text) + _end(grammar, RETURN),
-            "call": _call(grammar),
             **_messages(grammar),
         }
+        if grammar.has_functions:
+            rules |= {"answer": "(thoughts | preamble)* (final | call)", "call": _call(grammar)}
+        return rules
 
     @classmethod
     def form_rules(cls, grammar: CallGrammar) -> Rules:

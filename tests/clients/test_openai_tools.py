@@ -179,6 +179,20 @@ def test_thoughts_leave_room_for_what_must_follow(rambler: str) -> None:
         assert isinstance(parsed.message.parsed, GetTime)
 
 
+def test_thoughts_keep_to_their_budget(rambler: str) -> None:
+    with connect(rambler) as client:
+        answer = client.chat.completions.create(
+            model="quire",
+            messages=HELLO,
+            temperature=0,
+            max_tokens=60,
+            extra_body={"thinking_token_budget": 20},
+        )
+    marks = len("<think></think>")
+    assert 20 <= answer.usage.completion_tokens_details.reasoning_tokens <= 20 + marks
+    assert answer.choices[0].message.content
+
+
 def test_a_form_that_the_model_thinks_about_first(thinker: str) -> None:
     """The thoughts are free, and the answer has the form."""
     with connect(thinker) as client:

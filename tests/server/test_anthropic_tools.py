@@ -257,6 +257,32 @@ async def test_refusals(body: dict, named: str) -> None:
         assert served.engine.seen == []
 
 
+async def test_thinking_has_a_budget() -> None:
+    def thinking(**fields: object) -> dict:
+        return {"thinking": fields, "tools": None}
+
+    async with serve_in_process(engine(ANSWER.removeprefix("<think>"))) as served:
+        answer = await ask(served, **thinking(type="enabled", budget_tokens=500))
+        assert answer["content"][0]["thinking"] == "He asks about Bonn."
+        assert "max_tokens=500" in served.engine.seen[-1][1].structured_outputs.grammar
+        assert prompt(served).endswith("[assistant]<think>")
+        await ask(served, **thinking(type="adaptive"))
+        assert served.engine.seen[-1][1].structured_outputs is None
+        for fields in (
+            {"type": "enabled"},
+            {"type": "enabled", "budget_tokens": 0},
+            {"type": "enabled", "budget_tokens": 1000},  # as many as the answer may have
+            {"type": "disabled", "budget_tokens": 500},
+        ):
+            error = error_of(await post(served, max_tokens=1000, **thinking(**fields)), 400)
+            assert "thinking.budget_tokens" in error["message"]
+    async with serve_in_process(FakeEngine(max_model_len=4096)) as served:
+        error = error_of(
+            await post(served, max_tokens=1000, **thinking(type="enabled", budget_tokens=9)), 400
+        )
+        assert "not known to think" in error["message"]
+
+
 async def test_thinking_can_be_disabled_where_the_template_can() -> None:
     off = {"thinking": {"type": "disabled"}}
     async with serve_in_process(engine("Well.")) as served:

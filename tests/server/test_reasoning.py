@@ -175,6 +175,24 @@ async def test_a_form_is_for_the_answer_and_not_for_the_thoughts() -> None:
     assert engine.seen[0][1].structured_outputs.frame is None
 
 
+async def test_a_budget_for_the_thoughts() -> None:
+    engine = thinking("<think>Hm.</think>Hello!")
+    message, _ = await answer(engine, thinking_token_budget=50)
+    assert (message["reasoning"], message["content"]) == ("Hm.", "Hello!")
+    assert "max_tokens=50" in engine.seen[0][1].structured_outputs.grammar
+    await answer(engine, thinking_token_budget=50, response_format={"type": "json_object"})
+    assert "max_tokens=50" in engine.seen[-1][1].structured_outputs.frame
+    await answer(engine, thinking_token_budget=10**6, chat_template_kwargs={"enable_thinking": False})
+    assert engine.seen[-1][1].structured_outputs is None
+    for served_engine, body in (
+        (engine, {"thinking_token_budget": 0}),
+        (FakeEngine(), {"thinking_token_budget": 5}),
+    ):
+        async with serve_in_process(served_engine) as served:
+            error = (await served.chat(messages=HI, **body)).json()["error"]
+            assert error["param"] == "thinking_token_budget"
+
+
 async def test_a_form_in_harmony() -> None:
     """The form stands in the final channel, and alone where thoughts are content."""
     form = {"response_format": {"type": "json_object"}}

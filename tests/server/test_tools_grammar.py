@@ -14,7 +14,13 @@ from quire.server.reasoning_parsers.base import ReasoningState
 from quire.server.reasoning_parsers.think import ThinkParser
 from quire.server.tool_parsers import TOOL_PARSERS
 from quire.server.tool_parsers.base import Function
-from quire.server.tool_parsers.constraint import CallGrammar, demanded_calls, framed_form, strict_calls
+from quire.server.tool_parsers.constraint import (
+    CallGrammar,
+    bounded_thoughts,
+    demanded_calls,
+    framed_form,
+    strict_calls,
+)
 
 llguidance = pytest.importorskip("llguidance")
 
@@ -298,6 +304,28 @@ def test_thoughts_that_go_on_and_on_are_stopped(name: str, special: bool) -> Non
         assert accepts(vocabulary, constraint, begin + short + end + one), thought
         assert accepts(vocabulary, constraint, begin + thought + end + one), thought
     assert not accepts(vocabulary, constraint, begin + "a" * 41 + end + one)
+
+
+@pytest.mark.parametrize("special", [True, False], ids=["tokens", "text"])
+def test_a_budget_binds_the_thoughts_and_nothing_else(special: bool) -> None:
+    vocabulary = vocabulary_for("hermes", special=special)
+    grammar = CallGrammar((), vocabulary.ids.get, [vocabulary.eos_token_id], max_thoughts=40)
+    thoughts = ThinkParser.rules(grammar, "possible", optional=False)
+    constraint = bounded_thoughts(grammar, None, many=True, reasoning=thoughts)
+    for text in ("<think></think>", "<think>Hm.</think>" + "Hello!" * 20, f"<think>{'a' * 40}</think>b"):
+        assert accepts(vocabulary, constraint, text), text
+    assert not accepts(vocabulary, constraint, f"<think>{'a' * 41}</think>")
+    assert not accepts(vocabulary, constraint, "Hello!")
+    vocabulary = vocabulary_for("harmony", special=special)
+    for functions, takes in ((FUNCTIONS, True), ((), False)):
+        grammar = CallGrammar(functions, vocabulary.ids.get, [vocabulary.eos_token_id], max_thoughts=40)
+        constraint = bounded_thoughts(grammar, TOOL_PARSERS["harmony"], many=True)
+        final = "<|channel|>final<|message|>Hello!"
+        head = "<|channel|>analysis<|message|>"
+        assert accepts(vocabulary, constraint, final)
+        assert accepts(vocabulary, constraint, f"{head}Hm.<|end|><|start|>assistant{final}")
+        assert not accepts(vocabulary, constraint, f"{head}{'a' * 41}<|end|><|start|>assistant{final}")
+        assert accepts(vocabulary, constraint, ANSWERS["harmony", special][0]) == takes
 
 
 def test_harmony_may_think_first() -> None:
