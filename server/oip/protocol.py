@@ -93,6 +93,34 @@ class ModelMetadata(Struct):
     outputs: list[TensorMetadata]
 
 
+class ConfigTensor(Struct):
+    """A tensor in Triton's words: without the batch dimension, and with TYPE_STRING for BYTES."""
+
+    name: str
+    data_type: str
+    dims: list[int]
+
+
+class ModelConfig(Struct, omit_defaults=True):
+    """`GET /v2/models/{model}/config`: what a model has of Triton's configuration.
+
+    Attributes:
+        max_batch_size: Rows of a batch; 0 for a model whose tensors have no batch dimension.
+    """
+
+    name: str
+    platform: str
+    backend: str
+    max_batch_size: int
+    input: list[ConfigTensor]
+    output: list[ConfigTensor]
+    version_policy: dict[str, Any] | UnsetType = UNSET
+    instance_group: list[dict[str, Any]] | UnsetType = UNSET
+    default_model_filename: str | UnsetType = UNSET
+    dynamic_batching: dict[str, Any] | UnsetType = UNSET
+    model_transaction_policy: dict[str, Any] | UnsetType = UNSET
+
+
 class ModelReady(Struct):
     """`GET /v2/models/{model}/ready`."""
 
@@ -180,6 +208,10 @@ class IndexEntry(Struct):
     version: str
     state: str
     reason: str
+
+
+class RepositoryDone(Struct):
+    """An empty object."""
 
 
 class RepositoryBody(Struct, forbid_unknown_fields=True):

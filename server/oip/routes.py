@@ -29,11 +29,13 @@ from .protocol import (
     InferFailure,
     InputTensor,
     Live,
+    ModelConfig,
     ModelMetadata,
     ModelReady,
     OutputTensor,
     Ready,
     RepositoryBody,
+    RepositoryDone,
     ServerMetadata,
     Statistics,
     TensorMetadata,
@@ -51,11 +53,13 @@ TYPES = (
     InferFailure,
     InputTensor,
     Live,
+    ModelConfig,
     ModelMetadata,
     ModelReady,
     OutputTensor,
     Ready,
     RepositoryBody,
+    RepositoryDone,
     ServerMetadata,
     Statistics,
     TensorMetadata,
@@ -134,7 +138,7 @@ def _add_models(router: APIRouter, context: ServerContext) -> None:
         is_ready = models.model_is_ready(context, model, version)
         return _json(ModelReady(model, is_ready), 200 if is_ready else 503)
 
-    @get("/config", "A model's configuration, in Triton's words", ModelMetadata)
+    @get("/config", "A model's configuration, in Triton's words", ModelConfig)
     async def config(request: Request) -> Response:
         return _json(await models.model_config(context, *_named(request)))
 
@@ -186,7 +190,7 @@ def _add_repository(router: APIRouter, context: ServerContext) -> None:
     def post(path: str, summary: str) -> Any:
         return router.post(
             f"/v2/repository/models/{{model}}/{path}",
-            **_describe(summary, RepositoryBody, body=RepositoryBody, path=("model",), errors=(403,)),
+            **_describe(summary, RepositoryDone, body=RepositoryBody, path=("model",), errors=(403,)),
         )
 
     @post("load", "Load a model anew; needs the admin key, if there are keys")

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
+import msgspec
 import numpy as np
 import pytest
 import pytest_asyncio
@@ -21,6 +22,7 @@ from quire.engine.data_plane import DataPlane
 from quire.engine.model_registry import ClassicModelConfig
 from quire.models.classic.predictor import DTYPES
 from quire.server.keys import ApiKey
+from quire.server.oip.protocol import ModelConfig
 from quire.server.settings import ServerSettings
 
 from .conftest import Served, events, serve_in_process, serve_on_port, until
@@ -533,6 +535,9 @@ async def test_metadata_and_config(served: Served) -> None:
     assert config["max_batch_size"] == 64
     assert config["input"] == [{"name": "x", "data_type": "TYPE_FP32", "dims": [-1]}]
     assert config["dynamic_batching"]["default_queue_policy"]["timeout_action"] == "REJECT"
+    for model in ("sum", "length", "trees", "fake"):
+        config = (await served.client.get(f"/v2/models/{model}/config")).json()
+        assert msgspec.to_builtins(msgspec.convert(config, ModelConfig)) == config
     config = (await served.client.get("/v2/models/length/config")).json()
     assert (config["max_batch_size"], "dynamic_batching" in config) == (0, False)
     assert config["input"] == [{"name": "text", "data_type": "TYPE_STRING", "dims": [1]}]
