@@ -26,7 +26,7 @@ import pytest
 MAX_GROWTH = 64 << 20
 
 CHILD = """
-import json, resource, sys
+import json, resource, signal, sys
 from pathlib import Path
 from quire.errors import QuireError
 from quire.models.classic.predictor import LoadOptions
@@ -39,6 +39,8 @@ def peak():
 parameters = json.loads(sys.argv[1])
 start = None
 for name in sys.argv[2:]:
+    # Trees whose branches lead back are walked for ever; a worker that does so is killed, too.
+    signal.alarm(60)
     try:
         predictor = load_predictor(Path(name), LoadOptions(parameters=parameters))
         description = predictor.describe()
