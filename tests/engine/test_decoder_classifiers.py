@@ -13,6 +13,7 @@ import torch
 import tiny_encoders
 from quire import LLM
 from quire.errors import InvalidRequest, ModelError
+from quire.kernels import cpu
 
 SEED = 20261129
 FAMILIES = ["Llama", "Mistral", "Qwen2", "Qwen3"]
@@ -45,9 +46,13 @@ def test_labels_equal_transformers(folder: Path) -> None:
         expected = tiny_encoders.oracle_logits(folder, ids).softmax(0)
         assert torch.allclose(torch.tensor(found), expected, atol=1e-4)
     cut = llm(folder, max_num_batched_tokens=13)
-    assert probabilities(cut, prompts()) == whole
-    assert probabilities(cut, prompts()) == whole  # from the prefix cache
-    assert [probabilities(cut, [ids])[0] for ids in prompts()] == whole
+    for again in (
+        probabilities(cut, prompts()),
+        probabilities(cut, prompts()),  # from the prefix cache
+        [probabilities(cut, [ids])[0] for ids in prompts()],
+    ):
+        assert torch.allclose(torch.tensor(again), torch.tensor(whole), atol=1e-5)
+        assert again == whole or cpu.unavailable()  # only the C++ kernels promise the same bits
 
 
 def test_a_score_for_a_pair(tiny_model: Callable[..., Path]) -> None:

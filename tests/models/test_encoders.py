@@ -15,12 +15,16 @@ from torch import Tensor
 
 import tiny_encoders
 from quire.errors import ModelError
+from quire.kernels import cpu
 from quire.kernels.types import PackedSequences
 from quire.models.config import ModelConfig
 from quire.models.encoder import Encoder, EncoderBatch
 from quire.models.loader import load_encoder
 
 TOLERANCE = 1e-4
+needs_cpp = pytest.mark.skipif(
+    cpu.unavailable() is not None, reason="only the C++ kernels promise the same bits in any company"
+)
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "bert": ("BertModel", {}),
     "bert of masked tokens": ("BertForMaskedLM", {}),
@@ -105,6 +109,7 @@ def test_the_second_text_of_a_pair_has_another_type(tiny_encoder: Callable[..., 
     assert not torch.allclose(found, tiny_encoders.oracle_states(folder, ids), atol=TOLERANCE)
 
 
+@needs_cpp
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_company_changes_no_bit(folder: Path, dtype: torch.dtype) -> None:
     model, sequences = load(folder, dtype), texts(4)
@@ -124,7 +129,8 @@ def test_labels_equal_transformers(classifier: Path) -> None:
     assert logits.dtype == torch.float32
     for ids, row, same in zip(texts(), logits, alone, strict=True):
         assert torch.allclose(row, tiny_encoders.oracle_logits(classifier, ids), atol=TOLERANCE)
-        assert torch.equal(row, same[0])
+        assert torch.allclose(row, same[0], atol=1e-5)
+        assert torch.equal(row, same[0]) or cpu.unavailable()
 
 
 def test_norms_under_their_old_names(tiny_encoder: Callable[..., Path], tmp_path: Path) -> None:

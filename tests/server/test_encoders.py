@@ -17,6 +17,7 @@ from huggingface_hub import InferenceClient
 import tiny_encoders
 from quire.engine.async_engine import AsyncEngine
 from quire.engine.config import EngineConfig
+from quire.kernels import cpu
 from quire.models.tokenizer import Tokenizer
 from quire.server.app import create_app
 
@@ -114,7 +115,8 @@ async def test_embeddings_in_all_dialects(client: httpx.AsyncClient, folders: di
         tei,
         root,
     ]
-    assert all(each == found[0] for each in found)
+    assert all(close(each, found[0]) for each in found)
+    assert all(each == found[0] for each in found) or cpu.unavailable()
     for one, right in zip(found[0], expected, strict=True):
         assert close(one, right)
     num_tokens = sum(len(encode(folders["embedder"], text)) for text in TEXTS)
@@ -122,7 +124,7 @@ async def test_embeddings_in_all_dialects(client: httpx.AsyncClient, folders: di
     assert ollama["prompt_eval_count"] == num_tokens
     assert ollama["total_duration"] > 0
     older = await post(client, "/api/embeddings", model="embedder", prompt=TEXTS[0])
-    assert older == {"embedding": found[0][0]}
+    assert close(older["embedding"], found[0][0])
 
 
 async def test_vectors_as_they_are_pooled(client: httpx.AsyncClient, folders: dict[str, Path]) -> None:
@@ -209,7 +211,7 @@ async def test_scores(client: httpx.AsyncClient, folders: dict[str, Path]) -> No
     vectors = [vector(folders, text) for text in TEXTS]
     assert close([item["score"] for item in cosine["data"]], [float(vectors[0] @ v) for v in vectors[1:]])
     similarity = await post(client, "/similarity", inputs={"source_sentence": query, "sentences": documents})
-    assert similarity == [item["score"] for item in cosine["data"]]
+    assert close(similarity, [item["score"] for item in cosine["data"]])
 
 
 async def test_scores_of_long_texts(client: httpx.AsyncClient) -> None:
@@ -261,6 +263,9 @@ async def test_what_cannot_be_honoured_is_refused(
     assert (await post(client, "/v1/embeddings", input=text))["data"]
 
 
+@pytest.mark.skipif(
+    cpu.unavailable() is not None, reason="only the C++ kernels promise the same bits in any company"
+)
 async def test_company_changes_no_bit(client: httpx.AsyncClient) -> None:
     texts = [text[:length] for text in TEXTS for length in range(1, len(text) + 1)]
     alone = [(await post(client, "/embed", inputs=text))[0] for text in texts[::5]]
