@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 from collections.abc import Callable, Mapping
 from typing import TypeVar, cast
@@ -22,6 +23,11 @@ R = TypeVar("R")
 # Parameters of a dialect that quire knows and does not honour, with the values that ask for nothing.
 Unsupported = Mapping[str, tuple[object, ...]]
 
+MAX_PLAIN_BYTES = 1 << 16
+
+_DIGITS_AS_ZEROS = bytes.maketrans(b"123456789", b"0" * 9)
+_LONG_NUMBER = b"0" * (strict_json.MAX_INTEGER_DIGITS + 1)
+_decode = msgspec.json.Decoder().decode
 _WHERE = re.compile(r" - at `(?:key in )?\$\.?(?P<path>[^`]*)`$")
 _UNKNOWN = re.compile(r"^Object contains unknown field `(?P<name>.*)`$", re.DOTALL)
 _ENUM = re.compile(r"^Invalid enum value (?P<value>.*)$", re.DOTALL)
@@ -168,7 +174,23 @@ def parse_message(
 
 def parse_json(body: bytes, settings: ServerSettings) -> object:
     """The value of a JSON text within the server's limits, or `InvalidRequest`."""
+    if _is_plain(body, settings):
+        # As strict as the other where nothing is doubled, escaped or long, and several times as fast.
+        with contextlib.suppress(msgspec.DecodeError):
+            return _decode(body)
     return strict_json.parse(body, max_depth=settings.max_json_depth, max_values=settings.max_json_values)
+
+
+def _is_plain(body: bytes, settings: ServerSettings) -> bool:
+    """Whether a text is too short and too simple for what `strict_json` alone finds, such as doubled keys."""
+    return (
+        len(body) <= min(MAX_PLAIN_BYTES, settings.max_json_values)
+        and body.count(b":") <= 1
+        and body.count(b"[") + body.count(b"{") <= settings.max_json_depth
+        and b"\\" not in body
+        and body.isascii()
+        and _LONG_NUMBER not in body.translate(_DIGITS_AS_ZEROS)
+    )
 
 
 def parse_object(body: bytes, settings: ServerSettings) -> dict[str, object]:

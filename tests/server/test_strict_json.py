@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -10,6 +12,8 @@ from hypothesis import strategies as st
 
 from quire.errors import InvalidRequest
 from quire.server import strict_json
+from quire.server.json_body import parse_json
+from quire.server.settings import ServerSettings
 
 LIMITS = {"max_depth": 64, "max_values": 1 << 20}
 
@@ -83,3 +87,27 @@ def test_escapes_that_only_look_like_surrogates() -> None:
     assert strict_json.parse(rb'"\ud83d\ude00"') == "😀"
     with pytest.raises(InvalidRequest, match="lone surrogate"):
         strict_json.parse(rb'{"a": [{"b\udc00": 1}]}')
+
+
+def test_the_fast_parser_of_plain_texts_finds_what_the_strict_one_finds() -> None:
+    seed = 7
+    print(f"seed {seed}")
+    rng, settings = random.Random(seed), ServerSettings()
+    parts = (
+        *(b"[", b"]", b"{", b"}", b":", b",", b'"a"', b"\\", b" ", b"\t", b"\x00", b"\xff"),
+        *(b"1", b"-", b"0", b".5", b"e9", b"1e999", b"1" * 45, b"NaN", b"Infinity", b"true", b"null"),
+    )
+
+    def outcome(parse: Callable[[bytes], object], text: bytes) -> str:
+        try:
+            return repr(parse(text))
+        except InvalidRequest:
+            return "refused"
+
+    num_values = 0
+    for _ in range(20_000):
+        text = b"".join(rng.choices(parts, k=rng.randint(0, 9)))
+        found = outcome(lambda text: parse_json(text, settings), text)
+        assert found == outcome(strict_json.parse, text), text
+        num_values += found != "refused"
+    assert num_values > 300
