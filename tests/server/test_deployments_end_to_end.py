@@ -63,9 +63,8 @@ class Server:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("QUIRE_")}
         paths = [str(HERE), *filter(None, [environment.get("PYTHONPATH")])]
         environment |= {"QUIRE_ADMIN_KEY": KEY, "PYTHONPATH": os.pathsep.join(paths)}
-        command = ["-m", "quire", "serve", "--config", "quire.toml", "--port", "0", "--log-level", "warning"]
+        command = ["-m", "quire", "serve", "--config", "quire.toml", "--port", "0"]
         self.log = self.folder / "server.log"
-        command[-1] = "info"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, *command],
@@ -75,12 +74,19 @@ class Server:
                 stderr=log,
                 start_new_session=True,
             )
+        try:
+            self.url = self._wait_for_url()
+        except BaseException:
+            self.stop()
+            raise
+
+    def _wait_for_url(self) -> str:
         deadline = time.monotonic() + PATIENCE
         while not (found := re.search(r"on (http://127\.0\.0\.1:\d+)", self.log.read_text())):
             assert self.process.poll() is None, self.log.read_text()
             assert time.monotonic() < deadline, self.log.read_text()
             time.sleep(0.05)
-        self.url = found[1]
+        return found[1]
 
     def client(self) -> httpx.AsyncClient:
         headers = {"authorization": f"Bearer {KEY}"}
