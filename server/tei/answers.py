@@ -31,9 +31,8 @@ if TYPE_CHECKING:
 
 
 async def answer_any(context: ServerContext, request: Request) -> Response:
-    """`/` of a server whose model generates nothing: by what the model does, and by what the body holds."""
+    """`/` of a model that generates nothing: by what the model does, and by what the body holds."""
     value = await read_object(context, request)
-    context = await context.serving(None, request.state.record)
     if context.engine.pooling.classifier is not None:
         return await _classify(context, request, convert(value, TeiClassifyRequest, {}))
     if isinstance(value.get("inputs"), dict):

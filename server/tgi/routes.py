@@ -57,11 +57,7 @@ def tgi_routes(context: ServerContext) -> APIRouter:
 
     @router.post("/", **_describe("Continue a text; `stream` says how", TgiAnswer, TgiRequest, streams=True))
     async def either(request: Request) -> Response:
-        if context.language_models and not context.engine.model_config.generates:
-            return await guarded(request, answer_any(context, request), failure_response)
-        return await guarded(
-            request, generate(context, request, streams=None, in_list=True), failure_response
-        )
+        return await guarded(request, _answer(context, request), failure_response)
 
     @router.get("/info", **_describe("The server, its model and its limits", TgiInfo))
     async def info() -> Response:
@@ -93,6 +89,14 @@ def _describe(
         streams=streams,
         error=TgiFailure,
     )
+
+
+async def _answer(context: ServerContext, request: Request) -> Response:
+    """`/` belongs to text-embeddings-inference, too: whose client it is follows from what the model does."""
+    model = await context.serving(None, request.state.record)
+    if not model.engine.model_config.generates:
+        return await answer_any(model, request)
+    return await generate(context, request, streams=None, in_list=True)
 
 
 def _info(context: ServerContext) -> TgiInfo:
