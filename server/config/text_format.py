@@ -27,6 +27,11 @@ _TOKEN = re.compile(
     re.VERBOSE,
 )
 
+_ESCAPED = re.compile(
+    r"""(?:[^\\]|\\(?:[abfnrtv\\'"]|[0-3][0-7]{2}|[0-7]{1,2}(?![0-7])|x[0-9a-fA-F]{2}))*""", re.DOTALL
+)
+"""A string whose escapes are those of the format that Python reads alike."""
+
 CLOSERS = {"{": "}", "<": ">"}
 
 
@@ -142,6 +147,8 @@ class _Parser:
         """Strings that stand one after another are one."""
         parts: list[bytes] = []
         while (token := self._peek()) is not None and token.kind == "string":
+            if _ESCAPED.fullmatch(token.text[1:-1]) is None:
+                raise self._error(f"{token.text[:40]} holds an escape that is none")
             self._place += 1
             try:
                 part, _ = codecs.escape_decode(token.text[1:-1].encode())
