@@ -325,6 +325,8 @@ class Scheduler:
             if cached is None:
                 return
             budget = self.budget.left(chunks.values())
+            if not budget:
+                return  # one that was admitted decodes at once, and prompts beside it may take less
             num_cached = len(cached) * manager.block_size
             end = min(request.num_tokens, num_cached + budget)
             self.waiting.take(request)
