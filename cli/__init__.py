@@ -2,24 +2,46 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
+from typer.main import get_group
 
 from .. import __version__
 from ..errors import QuireError
-from .bench import bench
 from .chat import chat
-from .deploy import deploy
 from .doctor import doctor
 from .eval import evaluate
 from .generate import generate
 from .quantize import quantize
 from .serve import serve
 
+LATE = ("bench", "deploy")
+"""Groups of commands, each a package with a `typer.Typer` of its own name."""
+
+
+class Commands(TyperGroup):
+    """The commands, and groups that are imported when one is used: `quire serve` waits for neither."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """All names."""
+        return [*super().list_commands(ctx), *LATE]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """A command, or None."""
+        if cmd_name not in LATE:
+            return super().get_command(ctx, cmd_name)
+        group = get_group(getattr(importlib.import_module(f".{cmd_name}", __package__), cmd_name))
+        group.name = cmd_name
+        return group
+
+
 app = typer.Typer(
     name="quire",
+    cls=Commands,
     help="quire: an LLM inference engine for CPUs and GPUs.",
     no_args_is_help=True,
     add_completion=False,
@@ -29,8 +51,6 @@ app = typer.Typer(
 for command in (serve, generate, chat, doctor, quantize):
     app.command()(command)
 app.command("eval")(evaluate)
-app.add_typer(bench, name="bench")
-app.add_typer(deploy, name="deploy")
 
 
 def _print_version(wanted: bool) -> None:

@@ -156,6 +156,12 @@ def test_importing_quire_is_cheap() -> None:
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
 
 
+def test_a_command_waits_for_no_other_group() -> None:
+    groups = ("quire.cli.bench", "quire.cli.deploy")
+    done = run(f"import quire.cli, sys; print([name for name in {groups!r} if name in sys.modules])")
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
 def test_the_servers_process_never_loads_torch() -> None:
     heavy = ("torch", "numpy", "transformers")
     done = run(
