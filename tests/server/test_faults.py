@@ -149,8 +149,11 @@ class Stuck:
         self.socket = socket.socket()
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         self.socket.connect((address.host, address.port))
-        head = "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-        self.socket.sendall(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content)
+        head = "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+        self.socket.sendall(
+            f"{head}Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n".encode()
+            + content
+        )
 
     def rest(self) -> bytes:
         """What comes when it reads after all, up to the end."""
