@@ -52,7 +52,8 @@ async def test_a_flood_of_one_key_does_not_hold_up_another(tmp_path: Path) -> No
             await blocks_are_free(client)
         assert ended.count("flood") == NUM_FLOOD
         assert num_before < NUM_FLOOD // 2, "the flood was over before"
-        # One of the two seats is the light key's: beside its answer one or two of the flood's end.
-        assert num_overtaking <= 4, ended
+        # One of the two seats is the light key's: beside its answer one or two of the flood's end, and a few
+        # before it has come in. In the order of arrival, all would go first.
+        assert num_overtaking <= (NUM_FLOOD - num_before) // 2, ended
     finally:
         server.stop()
