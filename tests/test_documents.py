@@ -25,7 +25,8 @@ OTHER_FLAGS = {"--help", "--extra-index-url"}  # click adds the one, the other i
 
 
 def flags() -> set[str]:
-    commands = list(get_command(app).commands.values())  # type: ignore[attr-defined]
+    root = get_command(app)
+    commands = [root.get_command(None, name) for name in root.list_commands(None)]  # type: ignore[attr-defined]
     for command in commands:
         commands += getattr(command, "commands", {}).values()  # those of a group
     return {
