@@ -208,6 +208,8 @@ SERVER = Group(
         "reasoning_parser": "How the model marks reasoning: auto, none, "
         f"{', '.join((*REASONING_PARSERS, *WITH_TOOLS))}.",
         "deployments_file": "Keeps deployments and their audit log over restarts; by default, memory does.",
+        "ssl_certfile": "Certificate and its chain (PEM): the server then speaks TLS alone.",
+        "ssl_keyfile": "The certificate's key, if it is not in the same file.",
         "trust_request_chat_template": "Let requests bring chat templates of their own.",
     },
     flags={

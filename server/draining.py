@@ -35,6 +35,8 @@ def _server_config(app: ASGIApp, settings: ServerSettings) -> uvicorn.Config:
         proxy_headers=False,
         timeout_keep_alive=settings.keep_alive_timeout,
         timeout_graceful_shutdown=FLUSH_SECONDS,
+        ssl_certfile=settings.ssl_certfile,
+        ssl_keyfile=settings.ssl_keyfile,
     )
 
 

@@ -24,6 +24,7 @@ from . import logs
 from .config.plan import ServerPlan
 from .memory import return_large_blocks
 from .settings import ServerSettings, check_bind_address, read_api_keys
+from .tls import check_certificate
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -72,6 +73,7 @@ def serve_plan(plan: ServerPlan) -> None:
     if not plan.settings.key_ring():
         plan = replace(plan, settings=replace(plan.settings, api_keys=read_api_keys()))
     check_bind_address(plan.host, plan.settings)
+    check_certificate(plan.settings)
     return_large_blocks()
     if plan.admin_port is not None:
         check_bind_address(plan.admin_host, plan.settings)
@@ -148,7 +150,7 @@ async def _serve(plan: ServerPlan, listening: socket.socket, admin_listening: so
         gc.collect()
         gc.freeze()
         async with _admin_server(app, admin_listening), _grpc_server(app, plan):
-            logger.info("quire serves %s on %s", names, _url(listening))
+            logger.info("quire serves %s on %s", names, _url(listening, plan.settings))
             await server.serve(sockets=[listening])
     finally:
         if deployments is not None:
@@ -168,7 +170,7 @@ async def _admin_server(app: FastAPI, listening: socket.socket | None) -> AsyncG
     context.admin.is_apart = True
     server = AdminServer(app, context.settings)
     serving = asyncio.create_task(server.serve(sockets=[listening]))
-    logger.info("the admin routes are on %s", _url(listening))
+    logger.info("the admin routes are on %s", _url(listening, context.settings))
     try:
         yield
     finally:
@@ -194,6 +196,7 @@ async def _grpc_server(app: FastAPI, plan: ServerPlan) -> AsyncGenerator[None]:
         await server.stop(GRPC_FLUSH_SECONDS)
 
 
-def _url(listening: socket.socket) -> str:
+def _url(listening: socket.socket, settings: ServerSettings) -> str:
     host, port = listening.getsockname()[:2]
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    scheme = "http" if settings.ssl_certfile is None else "https"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"

@@ -62,6 +62,8 @@ class ServerSettings:
             None for none.
         deployments_file: Keeps the deployments, how far they have come and their audit log; None keeps
             them in memory. One server has a file.
+        ssl_certfile, ssl_keyfile: PEM files of a certificate with its chain, and of its key if that is not
+            in the same file: HTTP, and gRPC, are then spoken over TLS alone.
         trust_request_chat_template: Whether a request may bring a chat template: a program, if in
             a sandbox, that may run for long.
     """
@@ -95,6 +97,8 @@ class ServerSettings:
     model_store: Path | None = None
     trust_request_chat_template: bool = False
     deployments_file: Path | None = None
+    ssl_certfile: Path | None = None
+    ssl_keyfile: Path | None = None
 
     def __post_init__(self) -> None:
         for name in self.__slots__:
@@ -105,6 +109,8 @@ class ServerSettings:
             route = getattr(self, name)
             if route is not None and not re.fullmatch(r"(/[\w.:~-]+)+", route, re.ASCII):
                 raise ValueError(f"{name} must be a path, such as /v1/predict, got {route!r}")
+        if self.ssl_keyfile is not None and self.ssl_certfile is None:
+            raise ValueError("ssl_keyfile has no meaning without ssl_certfile")
         self.key_ring()  # which checks the keys
         self._check_parsers()
 

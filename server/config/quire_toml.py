@@ -104,10 +104,11 @@ def read_config(path: Path) -> ServerPlan:
     if table.memory_budget is not msgspec.UNSET:
         plan["memory_budget"] = read_bytes(table.memory_budget, f"{where}: memory_budget")
     settings |= given(table, *names)
-    if (kept := settings.get("deployments_file")) is not None:
-        settings["deployments_file"] = folder / kept
-    elif file.deployments:
-        settings["deployments_file"] = path.with_suffix(".sqlite")
+    for name in ("deployments_file", "model_store", "ssl_certfile", "ssl_keyfile"):
+        if settings.get(name) is not None:
+            settings[name] = folder / settings[name]
+    if file.deployments:
+        settings.setdefault("deployments_file", path.with_suffix(".sqlite"))
     plan["settings"] = make(where, ServerSettings, settings)
     plan["models"] = tuple(
         _read_model(model, folder, _place(path, number, model)) for number, model in enumerate(file.models, 1)

@@ -21,6 +21,7 @@ from ...errors import InvalidRequest, Overloaded, QuireError
 from ..context import RequestRecord, ServerContext
 from ..errors import error_details, error_status
 from ..gate import STATUS_CLIENT_GONE, RequestGate, log_request
+from ..tls import certificate
 from . import grpc_models
 from .grpc_generate import generate
 from .grpc_infer import infer
@@ -246,7 +247,11 @@ class GrpcServer:
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
-            bound = server.add_insecure_port(address)
+            pair = certificate(settings)
+            if pair is None:
+                bound = server.add_insecure_port(address)
+            else:
+                bound = server.add_secure_port(address, grpc.ssl_server_credentials([pair]))
         except RuntimeError as error:
             raise QuireError(f"cannot listen on {address}: {error}") from error
         await server.start()

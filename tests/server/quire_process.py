@@ -33,13 +33,13 @@ class QuireProcess:
         self.log = folder / "server.log" if log is None else Path(log)
         environment = {name: value for name, value in os.environ.items() if not name.startswith("QUIRE_")}
         environment |= variables
-        with self.log.open("wb") as log:
+        with self.log.open("wb") as file:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "quire", "serve", str(model), "--port", "0", *options],
                 cwd=folder,
                 env=environment,
-                stdout=log,
-                stderr=log,
+                stdout=file,
+                stderr=file,
                 start_new_session=True,
             )
         self.url = self._wait_for_url() if log is None else self._wait_for_port()
@@ -48,7 +48,7 @@ class QuireProcess:
     def _wait_for_url(self) -> str:
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
-            if found := re.search(r"on (http://127\.0\.0\.1:\d+)", self.log.read_text()):
+            if found := re.search(r"on (https?://127\.0\.0\.1:\d+)", self.log.read_text()):
                 return found[1]
             assert self.process.poll() is None, self.log.read_text()
             time.sleep(0.05)

@@ -59,10 +59,11 @@ async def test_an_engine_that_is_stopped_is_not_live_and_one_that_is_busy_is(ser
             await asyncio.sleep(0.05)
         assert (await busy)[:4] == undisturbed
 
-        streams = asyncio.create_task(answers(client, range(4), 400))
+        # So many that none of this is over before the engine stops.
+        streams = asyncio.create_task(answers(client, range(64), 400))
 
         async def runs() -> bool:
-            return (await metrics(client))["num_requests_running"] == 4
+            return (await metrics(client))["num_requests_running"] >= 4
 
         await until(runs, "the streams run")
         engine = server.find_engine()
@@ -77,7 +78,7 @@ async def test_an_engine_that_is_stopped_is_not_live_and_one_that_is_busy_is(ser
             assert not streams.done()
         finally:
             engine.send_signal(signal.SIGCONT)
-        assert await streams == undisturbed
+        assert (await streams)[:4] == undisturbed
         assert await status(client, "/health") == 200
         assert server.find_engine().pid == server.engine_pid
         await blocks_are_free(client)
