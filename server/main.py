@@ -10,6 +10,7 @@ import contextlib
 import gc
 import importlib
 import logging
+import os
 import socket
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
@@ -184,6 +185,9 @@ async def _grpc_server(app: FastAPI, plan: ServerPlan) -> AsyncGenerator[None]:
     if plan.grpc_port is None:
         yield
         return
+    # A worker's process runs another program at once. gRPC's own preparations for a fork, which it takes from
+    # here, can only crash it before it does.
+    os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
     try:
         from .oip.grpc_server import GrpcServer
     except ImportError as error:

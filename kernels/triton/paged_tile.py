@@ -151,4 +151,5 @@ def finish(top, total, acc, sink, unit, SINKS: tl.constexpr, INT8: tl.constexpr)
         share = tl.exp2(top - pivot)
         total = total * share + tl.exp2(sink - pivot)
         acc = acc * share[:, None]
-    return acc / total[:, None]
+    # Rows that are none saw no key: they are never stored, and must not divide zero by zero.
+    return acc / tl.where(total == 0.0, 1.0, total)[:, None]
