@@ -324,7 +324,7 @@ class Scheduler:
                 reserved = self.headroom.reserved(self.running, 1)
             if cached is None:
                 return
-            budget = self.budget.left(chunks.values())
+            budget = self.budget.left(chunks.values(), request)
             if not budget:
                 return  # one that was admitted decodes at once, and prompts beside it may take less
             num_cached = len(cached) * manager.block_size

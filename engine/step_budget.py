@@ -16,6 +16,10 @@ PREFILL_TOKENS_PER_DECODE = 2
 """Where many decode, prompts may take so many times as many tokens: seats that become free with every token
 want to be filled again, and a limit that does not grow with them would leave them empty."""
 
+NEWCOMER_FACTOR = 2
+"""A tenant of whom nobody decodes yet may take so many times more, so that one who asks now and then is not
+held up by the small chunks that another's many streams call for."""
+
 MAX_JUMP = 32
 """Tokens that a grammar forced at once and that are still to be computed count as decoding up to here."""
 
@@ -35,7 +39,10 @@ class StepBudget:
 
     def left(self, chunks: Iterable[ScheduledChunk], request: Request | None = None) -> int:
         """Tokens that are left for a running request, or for one that has not begun, beside these chunks."""
+        if self.max_prefill_tokens is None:
+            return self.max_tokens - sum(chunk.end - chunk.start for chunk in chunks)
         num_tokens = num_decoding = num_prefill = 0
+        is_new = request is not None  # to those who decode: nobody of its tenant does
         for chunk in chunks:
             size = chunk.end - chunk.start
             num_tokens += size
@@ -43,12 +50,15 @@ class StepBudget:
                 num_prefill += size
             else:
                 num_decoding += 1
+                is_new = is_new and request is not None and chunk.request.tenant != request.tenant
         left = self.max_tokens - num_tokens
-        if self.max_prefill_tokens is None or not num_decoding:
+        if not num_decoding:
             return left
         if request is not None and not _is_prefill(request, request.num_computed_tokens):
             return left
         limit = max(self.max_prefill_tokens, PREFILL_TOKENS_PER_DECODE * num_decoding)
+        if is_new:
+            limit *= NEWCOMER_FACTOR
         return min(left, max(0, limit - num_prefill))
 
 

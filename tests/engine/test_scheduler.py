@@ -58,6 +58,20 @@ def test_prompts_come_in_small_chunks_while_others_decode() -> None:
     assert sizes[2] == {"first": 1, "second": 1, "third": 1}
 
 
+def test_a_tenant_of_whom_nobody_decodes_may_take_more_of_a_step() -> None:
+    sizes: dict[str, dict[str, int]] = {}
+    for tenant in ("flood", "light"):
+        scheduler = make_scheduler(max_num_batched_tokens=64, max_num_prefill_tokens=8, num_blocks=256)
+        runner = EchoRunner(256, 4)
+        for i in range(3):
+            scheduler.add(make_request(str(i), [i, i + 1], arrival=i, tenant="flood"))
+        run_step(scheduler, runner)
+        scheduler.add(make_request("long", list(range(60)), arrival=3, tenant=tenant))
+        sizes[tenant] = chunk_sizes(run_step(scheduler, runner)[0])
+    assert sizes["flood"]["long"] == 8
+    assert sizes["light"]["long"] == 16
+
+
 def test_many_that_decode_let_more_of_a_prompt_in() -> None:
     scheduler = make_scheduler(max_num_batched_tokens=64, max_num_prefill_tokens=3, num_blocks=256)
     runner = EchoRunner(256, 4)
