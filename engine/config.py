@@ -41,8 +41,9 @@ class EngineConfig:
             weights are loaded. On a GPU, the share of its memory for weights, activations and pool.
         max_num_seqs: Requests running at once.
         max_num_batched_tokens: Tokens per step; long prompts are computed in chunks of it.
-        max_num_prefill_tokens: Tokens of prompts in a step in which other requests decode (more where more
-            than half as many do, and twice as many for an API key of whose requests none decodes); by default 64 on CPUs, so that streams flow evenly, and no limit on GPUs.
+        max_num_prefill_tokens: Tokens of prompts in a step in which other requests decode; more where more
+            than half as many do, and twice as many for an API key of whose requests none decodes. By
+            default 64 on CPUs, so that streams flow evenly, and no limit on GPUs.
         max_num_waiting: Requests waiting at most; more are refused with 429.
         enable_prefix_caching: Reuse the blocks of equal prompt prefixes.
         num_threads: CPU threads for the model, all ranks together; by default all cores that this process
